@@ -1,0 +1,62 @@
+# `make help` lists the targets. Go and make are all that build, test and demo need: where there is no PostgreSQL,
+# devpg and the demo install it if they may (Debian, as root), or say what to do.
+
+GOLANGCI_LINT_VERSION := v2.15.0
+
+VERSION   := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+TESTFLAGS ?=
+STAY      ?=
+
+# Go refuses to build in a tree whose owner or repository git does not like, if it is to stamp the binary; VERSION does.
+export GOFLAGS := $(strip $(shell go env GOFLAGS) -buildvcs=false)
+
+DEVPG := go run ./cmd/devpg exec --
+LINT  := .bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+# The race detector needs a C compiler that finds its headers: "yes" where there is one.
+HAVE_CC = $(shell printf '\043include <stdlib.h>\n' | $$(go env CC) -x c -fsyntax-only - >/dev/null 2>&1 && echo yes)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-8s %s\n", $$1, $$2 }'
+
+.PHONY: build
+build: ## build bin/riverhook, static
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/riverhook ./cmd/riverhook
+
+.PHONY: test
+test: ## run the tests, with the race detector if there is a C compiler; TESTFLAGS="-run X -v" goes to go test
+	$(DEVPG) $(if $(HAVE_CC),env CGO_ENABLED=1 go test -race,go test) -shuffle=on $(TESTFLAGS) ./...
+
+.PHONY: vet
+vet: ## run go vet
+	go vet ./...
+
+.PHONY: fmt
+fmt: ## fail if a file is not formatted, and name it
+	@files=$$("$$(go env GOROOT)/bin/gofmt" -l .); \
+	if [ -n "$$files" ]; then echo "not formatted (run gofmt -w on them):"; echo "$$files"; exit 1; fi
+
+.PHONY: lint
+lint: $(LINT) ## run golangci-lint, built into .bin the first time
+	$(LINT) run
+
+$(LINT):
+	mkdir -p .bin
+	GOBIN="$(CURDIR)/.bin" CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	mv .bin/golangci-lint $@
+
+# The tests come last, so that what CI prints ends with their summary.
+.PHONY: check
+check: build vet fmt lint ## all that CI checks; needs a C compiler
+	@$(DEVPG) env CGO_ENABLED=1 go test -race -shuffle=on -count=1 -timeout 12m $(TESTFLAGS) ./...
+
+.PHONY: demo
+demo: build ## show riverhook at work; STAY=1 leaves it running until Ctrl-C
+	go run ./cmd/demo $(if $(STAY),-stay)
+
+.PHONY: clean
+clean: ## remove what the other targets built
+	rm -rf bin .bin coverage.* *.coverprofile

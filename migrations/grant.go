@@ -1,0 +1,79 @@
+package migrations
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// InsertColumns are the columns of deliveries that an application may insert.
+var InsertColumns = []string{
+	"delivery_uuid", "organization_id", "workflow_run_id", "webhook_node_id", "webhook_name", "endpoint_url", "http_method",
+	"payload", "custom_headers", "credential_uuid", "max_attempts", "scheduled_for",
+}
+
+// grants says, for each kind of role, what it may do. {schema} is the quoted schema. Nobody but service sees credentials
+// or River's tables.
+var grants = map[string][]string{
+	"application": {
+		"GRANT USAGE ON SCHEMA {schema} TO {role}",
+		"GRANT INSERT (" + strings.Join(InsertColumns, ", ") + ") ON {schema}.deliveries TO {role}",
+		// RETURNING and ON CONFLICT (columns) read.
+		"GRANT SELECT (id, delivery_uuid, status, organization_id, workflow_run_id, webhook_node_id) ON {schema}.deliveries TO {role}",
+	},
+	"reader": {
+		"GRANT USAGE ON SCHEMA {schema} TO {role}",
+		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts TO {role}",
+	},
+	"support": {
+		"GRANT USAGE ON SCHEMA {schema} TO {role}",
+		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts TO {role}",
+		"GRANT UPDATE (status, scheduled_for, endpoint_url, custom_headers, credential_uuid, max_attempts) ON {schema}.deliveries TO {role}",
+	},
+	"service": {
+		"GRANT USAGE ON SCHEMA {schema} TO {role}",
+		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
+		"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
+	},
+}
+
+// Roles are the kinds of role that Grant knows, in alphabetical order.
+func Roles() []string { return slices.Sorted(maps.Keys(grants)) }
+
+// Grant gives role what a role of that kind needs, and nothing else: application may enqueue, reader may look, support
+// may look, replay, retry and cancel, service is what `serve` needs without DDL. Granting twice changes nothing; it takes
+// back nothing either. After a migration that adds a table, service has to be granted again.
+func Grant(ctx context.Context, pool *pgxpool.Pool, schema, role, kind string) error {
+	statements, ok := grants[kind]
+	if !ok {
+		return fmt.Errorf("migrations: grant: no role %q: choose one of %s", kind, strings.Join(Roles(), ", "))
+	}
+	status, err := Inspect(ctx, pool, schema)
+	if err != nil {
+		return err
+	}
+	if err := status.Check(schema); err != nil {
+		return err
+	}
+	var exists bool
+	if err := pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`, role).Scan(&exists); err != nil {
+		return fmt.Errorf("migrations: grant: %w", err)
+	}
+	if !exists {
+		return fmt.Errorf("there is no role %q: create it first (CREATE ROLE %s LOGIN PASSWORD ...)", role, pgx.Identifier{role}.Sanitize())
+	}
+	names := strings.NewReplacer("{schema}", pgx.Identifier{schema}.Sanitize(), "{role}", pgx.Identifier{role}.Sanitize())
+	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		for _, statement := range statements {
+			if _, err := tx.Exec(ctx, names.Replace(statement)); err != nil {
+				return fmt.Errorf("migrations: grant: %w", err)
+			}
+		}
+		return nil
+	})
+}
