@@ -1,0 +1,61 @@
+package egress
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// MaxResponseHeaderBytes bounds the headers of a response: a larger one is a protocol failure.
+const MaxResponseHeaderBytes = 64 << 10
+
+// idlePerOrigin bounds the connections that are kept open to one origin between attempts.
+const idlePerOrigin = 256
+
+// NewTransport is how requests go out: one request per call of RoundTrip, without a proxy from the environment, without
+// cookies, without following redirects (a transport follows none) and without transparent decompression. The context of a
+// request bounds all of it: name resolution, connecting, the TLS handshake, and reading the answer.
+//
+// Prepare makes a request safe to hand to it.
+func NewTransport() *http.Transport {
+	dialer := &net.Dialer{KeepAlive: 30 * time.Second}
+	return &http.Transport{
+		Proxy:                  nil,
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    idlePerOrigin,
+		MaxIdleConns:           4 * idlePerOrigin,
+		IdleConnTimeout:        30 * time.Second,
+		MaxResponseHeaderBytes: MaxResponseHeaderBytes,
+	}
+}
+
+// respelled are the header names at which net/http takes a request for safe to repeat, and what is sent instead.
+var respelled = map[string]string{"Idempotency-Key": "idempotency-key", "X-Idempotency-Key": "x-idempotency-key"}
+
+// Prepare keeps net/http from sending a request twice by itself. On a reused connection that the server closed without an
+// answer it would, for a GET and for whatever carries an idempotency key: every send must be an attempt of its own. It
+// looks for the key under its canonical spelling only, and header names have no case, so another spelling is as good for
+// the receiver; and it does not repeat a request whose body it cannot rewind, even an empty one. Requests of which nothing was
+// written yet still move to a fresh connection, all but a GET: that one fails as reset, and its delivery is retried.
+func Prepare(r *http.Request) {
+	for canonical, other := range respelled {
+		if values, ok := r.Header[canonical]; ok {
+			delete(r.Header, canonical)
+			r.Header[other] = values
+		}
+	}
+	if r.Method == http.MethodGet && r.Body == nil {
+		r.Body, r.GetBody = emptyBody{}, nil
+	}
+}
+
+// emptyBody is a body of no bytes that is not http.NoBody.
+type emptyBody struct{}
+
+func (emptyBody) Read([]byte) (int, error) { return 0, io.EOF }
+func (emptyBody) Close() error             { return nil }

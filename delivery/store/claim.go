@@ -1,0 +1,144 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/riverhook/riverhook/delivery"
+)
+
+// ClaimVerdict says what became of one job of a claim.
+type ClaimVerdict int
+
+const (
+	// ClaimGone: there is nothing to send for this job. The row is not pending, not due, claimed by somebody, of another
+	// generation, or not there.
+	ClaimGone ClaimVerdict = iota
+	// ClaimBusy: the row could be claimed, but somebody holds its lock. Try again later.
+	ClaimBusy
+	// ClaimDeferred: the batch was full. Try again at once.
+	ClaimDeferred
+	// ClaimTaken: claimed.
+	ClaimTaken
+)
+
+// ClaimLimits bound a claim.
+type ClaimLimits struct {
+	Lease      time.Duration // how long the claim holds, by the database's clock
+	MaxPayload int           // bytes; a larger payload is not fetched (PayloadBytes tells its size)
+	MaxBatch   int           // bytes of payload in one claim; the first row is taken whatever its size
+}
+
+// Claimed is the verdict on one job, with the delivery when it was taken.
+type Claimed struct {
+	Verdict  ClaimVerdict
+	Delivery delivery.Delivery
+}
+
+const claimSQL = `
+WITH wanted AS (
+    SELECT w.id, w.claim, w.n FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS w (id, claim, n)
+), locked AS (
+    -- NO KEY: an application's foreign keys to this table do not collide with it. SKIP LOCKED: one row that somebody
+    -- holds does not stall the batch. Ordered, so that two batches cannot wait for each other.
+    SELECT d.id, w.n, octet_length(d.payload::text) AS payload_bytes
+      FROM {schema}.deliveries d JOIN wanted w ON w.id = d.id AND w.claim = d.claim
+     WHERE d.status = 'pending' AND d.claimed_by IS NULL AND (d.scheduled_for IS NULL OR d.scheduled_for <= now())
+     ORDER BY d.id
+       FOR NO KEY UPDATE OF d SKIP LOCKED
+), sized AS (
+    SELECT l.id, l.n, l.payload_bytes,
+           sum(least(l.payload_bytes, $5)) OVER (ORDER BY l.id) - least(l.payload_bytes, $5) AS bytes_before
+      FROM locked l
+), taken AS (
+    UPDATE {schema}.deliveries d
+       SET claim = d.claim + 1, claimed_by = $3, leased_until = now() + make_interval(secs => $4), held_since = NULL, updated_at = now()
+      FROM sized s
+     WHERE d.id = s.id AND s.bytes_before < $6
+    RETURNING d.id, s.n, s.payload_bytes, d.delivery_uuid, d.organization_id, d.workflow_run_id, d.webhook_node_id, d.webhook_name,
+              d.endpoint_url, d.endpoint_origin, d.http_method, d.custom_headers, d.credential_uuid, d.max_attempts, d.claim,
+              d.round, d.attempt_count, d.abandoned_count,
+              CASE WHEN s.payload_bytes <= $5 THEN d.payload::text END AS payload
+)
+SELECT t.n, t.id, t.delivery_uuid::text, t.organization_id, coalesce(t.workflow_run_id, ''), coalesce(t.webhook_node_id, ''),
+       coalesce(t.webhook_name, ''), t.endpoint_url, coalesce(t.endpoint_origin, ''), upper(t.http_method), t.payload, t.payload_bytes,
+       t.custom_headers::text, coalesce(t.credential_uuid::text, ''), coalesce(t.max_attempts, 0), t.claim, t.round, t.attempt_count,
+       t.abandoned_count,
+       CASE WHEN t.attempt_count > 0 THEN
+           (SELECT count(*) FROM {schema}.attempts a WHERE a.delivery_id = t.id AND a.round = t.round AND a.outcome = 'abandoned')
+       ELSE 0 END AS abandoned_total,
+       -- What did not fit into the batch. Where there is such a row, at least one was taken.
+       (SELECT array_agg(s.n) FROM sized s WHERE s.bytes_before >= $6) AS deferred
+  FROM taken t`
+
+// claimableSQL says which of the jobs that were not taken could have been: somebody holds their row's lock.
+const claimableSQL = `
+SELECT w.n
+  FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS w (id, claim, n)
+  JOIN {schema}.deliveries d ON d.id = w.id AND d.claim = w.claim
+ WHERE d.status = 'pending' AND d.claimed_by IS NULL AND (d.scheduled_for IS NULL OR d.scheduled_for <= now())`
+
+// Claim takes the deliveries of jobs for node, and says for each job, in their order, what became of it. A job that
+// stands in jobs twice is gone the second time. After an error nobody knows whether rows were claimed: Release them.
+func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs, limits ClaimLimits) ([]Claimed, error) {
+	claimed := make([]Claimed, len(jobs))
+	ids := make([]int64, 0, len(jobs))
+	claims := make([]int64, 0, len(jobs))
+	position := make([]int, 0, len(jobs)) // of the n-th job asked for
+	seen := make(map[delivery.JobArgs]bool, len(jobs))
+	for i, job := range jobs {
+		if seen[job] {
+			continue
+		}
+		seen[job] = true
+		ids = append(ids, job.DeliveryID)
+		claims = append(claims, job.Claim)
+		position = append(position, i)
+	}
+
+	rows, err := s.db.Query(ctx, s.sql(claimSQL), ids, claims, node, seconds(limits.Lease), limits.MaxPayload, limits.MaxBatch)
+	if err != nil {
+		return nil, fmt.Errorf("store: claim: %w", err)
+	}
+	var n int
+	var d delivery.Delivery
+	var deferred []int
+	missing := len(ids)
+	_, err = pgx.ForEachRow(rows, []any{
+		&n, &d.ID, &d.UUID, &d.OrganizationID, &d.WorkflowRunID, &d.WebhookNodeID, &d.WebhookName, &d.EndpointURL, &d.Origin,
+		&d.Method, &d.Payload, &d.PayloadBytes, &d.CustomHeaders, &d.CredentialUUID, &d.MaxAttempts, &d.Claim, &d.Round,
+		&d.AttemptCount, &d.AbandonedCount, &d.AbandonedTotal, &deferred,
+	}, func() error {
+		d.ClaimedBy = node
+		claimed[position[n-1]] = Claimed{Verdict: ClaimTaken, Delivery: d}
+		missing--
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store: claim: %w", err)
+	}
+	for _, n := range deferred {
+		claimed[position[n-1]].Verdict = ClaimDeferred
+		missing--
+	}
+	if missing == 0 {
+		return claimed, nil
+	}
+
+	// Rare: a duplicate job, or a locked row. What went wrong here is no reason to forget what was claimed: the sweep
+	// finds a row whose job ended too early.
+	rows, err = s.db.Query(ctx, s.sql(claimableSQL), ids, claims)
+	if err != nil {
+		return claimed, nil //nolint:nilerr // see above
+	}
+	_, _ = pgx.ForEachRow(rows, []any{&n}, func() error {
+		if c := &claimed[position[n-1]]; c.Verdict == ClaimGone {
+			c.Verdict = ClaimBusy
+		}
+		return nil
+	})
+	return claimed, nil
+}

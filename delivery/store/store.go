@@ -1,0 +1,101 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Querier is what a statement runs on: a pool, a connection or a transaction.
+type Querier interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Store runs riverhook's statements in one schema.
+type Store struct {
+	db     *pgxpool.Pool
+	schema string // as it was given
+	names  *strings.Replacer
+}
+
+// New is a store on the pool's database. It does not connect.
+func New(pool *pgxpool.Pool, schema string) *Store {
+	return &Store{db: pool, schema: schema, names: schemaNames(schema)}
+}
+
+// Schema is the name of the schema.
+func (s *Store) Schema() string { return s.schema }
+
+// sql puts the schema's name into a statement.
+func (s *Store) sql(statement string) string { return s.names.Replace(statement) }
+
+func schemaNames(schema string) *strings.Replacer {
+	return strings.NewReplacer("{schema}", pgx.Identifier{schema}.Sanitize())
+}
+
+// TuneForBatches prepares a pool whose connections run claims, records and releases only. They find rows by primary key,
+// a few hundred at a time: the planner is told so, because a plan that it cached when the table was small must not scan
+// the table once it is large. The statements are written for it: no join in them is between two long lists.
+func TuneForBatches(config *pgxpool.Config) {
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off`)
+		return err
+	}
+}
+
+const ownsJobsSQL = `SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = '{schema}.river_job'::regclass`
+
+// OwnsJobs says whether the pool's role owns River's tables: it takes the owner to reindex them.
+func (s *Store) OwnsJobs(ctx context.Context) (owns bool, err error) {
+	if err := s.db.QueryRow(ctx, s.sql(ownsJobsSQL)).Scan(&owns); err != nil {
+		return false, fmt.Errorf("store: owner of River's tables: %w", err)
+	}
+	return owns, nil
+}
+
+// IsRowError says that a statement failed because of what one row holds (a value out of range or not representable, a
+// violated constraint, a limit): the other rows of the batch pass without it. Every other failure is the connection's or
+// the server's and may pass by itself; what the statement did is unknown then.
+func IsRowError(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || len(pg.Code) != 5 {
+		return false
+	}
+	switch pg.Code[:2] {
+	case "22", "23", "54":
+		return true
+	}
+	return false
+}
+
+// maxErrorLength bounds last_error and attempts.error, in characters.
+const maxErrorLength = 2000
+
+// Text makes s fit for a text column: valid UTF-8, without NUL, at most limit characters.
+func Text(s string, limit int) string {
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	if len(s) <= limit || utf8.RuneCountInString(s) <= limit {
+		return s
+	}
+	return string([]rune(s)[:limit])
+}
+
+// null is nil for a zero value: a null in the database.
+func null[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+func seconds(d time.Duration) float64 { return d.Seconds() }

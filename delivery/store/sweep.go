@@ -1,0 +1,261 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/riverhook/riverhook/delivery"
+)
+
+// SweepCursor is a place in the order of a sweep. The zero value is its beginning.
+type SweepCursor struct {
+	Due time.Time
+	ID  int64
+}
+
+// SweepPage is what a sweep did with one page of overdue rows.
+type SweepPage struct {
+	Seen     int // overdue rows on the page
+	Live     int // have a live job: only backlogged
+	Leased   int // are being sent
+	Held     int // have no job on purpose
+	Requeued int // had no live job, and have one now
+	Skipped  int // had no live job, but somebody holds the row's lock
+	// Reclaimed were being sent by a node whose lease ended: their attempt is in the ledger as abandoned.
+	Reclaimed []Attempt
+	Next      SweepCursor
+	Last      bool // no page follows
+}
+
+// heldFor is how long a hold keeps the sweep away without being renewed.
+const heldFor = time.Hour
+
+// sweepPageSQL: page first, then probe the job of each row. Rows that are left alone are not locked: a large backlog is
+// swept every few seconds, and must not be rewritten for it.
+const sweepPageSQL = `
+WITH page AS MATERIALIZED (
+    SELECT d.id, d.scheduled_for, d.claim, d.claimed_by, d.leased_until, d.held_since
+      FROM {schema}.deliveries d
+     WHERE d.status = 'pending' AND d.scheduled_for <= now() AND (d.scheduled_for, d.id) > ($1::timestamptz, $2::bigint)
+     ORDER BY d.scheduled_for, d.id
+     LIMIT $3
+), judged AS MATERIALIZED (
+    SELECT p.id, p.claim, p.scheduled_for,
+           CASE WHEN p.claimed_by IS NOT NULL AND p.leased_until < now() THEN 'expired'
+                WHEN p.claimed_by IS NOT NULL THEN 'leased'
+                WHEN p.held_since > now() - make_interval(secs => $4) THEN 'held'
+                WHEN j.id IS NOT NULL THEN 'live'
+                ELSE 'lost' END AS verdict
+      FROM page p
+      -- LIMIT makes this a probe of River's unique index per row: an EXISTS was planned as a hash of the job table on
+      -- every page.
+      LEFT JOIN LATERAL (
+           SELECT j.id
+             FROM {schema}.river_job j
+            WHERE j.unique_key = {schema}.delivery_job_key(p.id, p.claim)
+              AND j.unique_key IS NOT NULL AND j.unique_states IS NOT NULL AND {schema}.river_job_state_in_bitmask(j.unique_states, j.state)
+              AND (j.state = 'available'
+                   -- about to be promoted by River's leader
+                OR j.state IN ('scheduled', 'retryable') AND j.scheduled_at > now() - interval '10 seconds' AND j.scheduled_at <= p.scheduled_for
+                   -- fetched, and about to be claimed; older ones are what a killed node left behind
+                OR j.state = 'running' AND j.attempted_at > now() - interval '30 seconds')
+            LIMIT 1) j ON p.claimed_by IS NULL
+), locked AS (
+    SELECT d.id
+      FROM judged g JOIN {schema}.deliveries d ON d.id = g.id AND d.claim = g.claim
+     WHERE g.verdict = 'lost' AND d.status = 'pending' AND d.claimed_by IS NULL
+     ORDER BY d.id
+       FOR NO KEY UPDATE OF d SKIP LOCKED
+), requeued AS (
+    UPDATE {schema}.deliveries d
+       SET claim = d.claim + 1, held_since = NULL, updated_at = now()
+      FROM locked l
+     WHERE d.id = l.id
+    RETURNING d.id, d.claim, d.scheduled_for
+), jobs AS (
+    INSERT INTO {schema}.river_job (kind, args, queue, max_attempts, state, scheduled_at, unique_key, unique_states)
+    SELECT j.kind, j.args, j.queue, j.max_attempts, j.state::{schema}.river_job_state, j.scheduled_at, j.unique_key, j.unique_states
+      FROM requeued r, {schema}.delivery_job(r.id, r.claim, r.scheduled_for) j
+        ON CONFLICT (unique_key)
+     WHERE unique_key IS NOT NULL AND unique_states IS NOT NULL AND {schema}.river_job_state_in_bitmask(unique_states, state)
+        DO NOTHING
+)
+SELECT count(*),
+       count(*) FILTER (WHERE g.verdict = 'live'),
+       count(*) FILTER (WHERE g.verdict = 'leased'),
+       count(*) FILTER (WHERE g.verdict = 'held'),
+       count(*) FILTER (WHERE g.verdict = 'lost'),
+       (SELECT count(*) FROM requeued),
+       array_agg(g.id) FILTER (WHERE g.verdict = 'expired'),
+       (SELECT p.scheduled_for FROM page p ORDER BY p.scheduled_for DESC, p.id DESC LIMIT 1),
+       (SELECT p.id FROM page p ORDER BY p.scheduled_for DESC, p.id DESC LIMIT 1)
+  FROM judged g`
+
+// leaseEnded is who may be taken a claim from. Only a sweep asks.
+const leaseEnded = `d.claimed_by IS NOT NULL AND d.leased_until < now()`
+
+const expiredColumns = `
+SELECT d.id, d.claim, d.claimed_by, d.round, d.attempt_count, d.abandoned_count, coalesce(d.max_attempts, 0),
+       coalesce(d.webhook_name, ''), d.organization_id, coalesce(d.workflow_run_id, ''), coalesce(d.endpoint_origin, '')
+  FROM {schema}.deliveries d`
+
+const lockExpiredSQL = expiredColumns + `
+ WHERE d.id = ANY ($1::bigint[]) AND d.status = 'pending' AND ` + leaseEnded + `
+ ORDER BY d.id
+   FOR NO KEY UPDATE SKIP LOCKED`
+
+const lockEndedInFlightSQL = expiredColumns + `
+ WHERE d.status <> 'pending' AND d.finished_at IS NULL AND ` + leaseEnded + `
+ ORDER BY d.id
+ LIMIT $1
+   FOR NO KEY UPDATE SKIP LOCKED`
+
+// finishSQL: rows that came into the table already ended.
+const finishSQL = `
+UPDATE {schema}.deliveries d
+   SET finished_at = now()
+ WHERE d.id IN (SELECT d.id FROM {schema}.deliveries d
+                 WHERE d.status <> 'pending' AND d.finished_at IS NULL AND d.claimed_by IS NULL
+                 ORDER BY d.id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)`
+
+// dueNowSQL: a null means now. The trigger gives these rows a job.
+const dueNowSQL = `
+UPDATE {schema}.deliveries d
+   SET scheduled_for = now()
+ WHERE d.id IN (SELECT d.id FROM {schema}.deliveries d
+                 WHERE d.status = 'pending' AND d.scheduled_for IS NULL AND d.claimed_by IS NULL
+                 ORDER BY d.id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED)`
+
+const sweepLockSQL = `SELECT pg_try_advisory_xact_lock('{schema}.deliveries'::regclass::oid::int, 100)`
+
+// AbandonedFunc decides about an attempt whose node died.
+type AbandonedFunc func(*delivery.Delivery) Attempt
+
+// LockSweep takes the lock that keeps two sweeps apart: in a transaction that does nothing else, so that it holds back no
+// vacuum and works through a pooler too. ok is false when another sweep runs. unlock gives it back.
+func (s *Store) LockSweep(ctx context.Context) (unlock func(), ok bool, err error) {
+	tx, err := s.db.Begin(ctx)
+	if err != nil {
+		return nil, false, fmt.Errorf("store: lock the sweep: %w", err)
+	}
+	unlock = func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = tx.Rollback(ctx) // a connection that is broken holds no lock
+	}
+	if err := tx.QueryRow(ctx, s.sql(sweepLockSQL)).Scan(&ok); err != nil {
+		unlock()
+		return nil, false, fmt.Errorf("store: lock the sweep: %w", err)
+	}
+	if !ok {
+		unlock()
+		return nil, false, nil
+	}
+	return unlock, true, nil
+}
+
+// SweepPage looks at up to limit overdue rows after the cursor, in one transaction: what has no live job gets one, what
+// was being sent by a node whose lease ended is decided about and recorded.
+func (s *Store) SweepPage(ctx context.Context, after SweepCursor, limit int, abandoned AbandonedFunc) (page SweepPage, err error) {
+	err = s.inBatchTx(ctx, func(tx pgx.Tx) error {
+		due := pgtype.Timestamptz{Time: after.Due, Valid: true}
+		if after.Due.IsZero() {
+			due = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+		}
+		var lost int
+		var expired []int64
+		var lastDue *time.Time
+		var lastID *int64
+		err := tx.QueryRow(ctx, s.sql(sweepPageSQL), due, after.ID, limit, seconds(heldFor)).Scan(
+			&page.Seen, &page.Live, &page.Leased, &page.Held, &lost, &page.Requeued, &expired, &lastDue, &lastID)
+		if err != nil {
+			return err
+		}
+		page.Skipped = lost - page.Requeued
+		page.Last = page.Seen < limit
+		if lastID != nil {
+			page.Next = SweepCursor{Due: *lastDue, ID: *lastID}
+		}
+		if len(expired) == 0 {
+			return nil
+		}
+		page.Reclaimed, err = s.reclaim(ctx, tx, abandoned, lockExpiredSQL, expired)
+		return err
+	})
+	if err != nil {
+		return page, fmt.Errorf("store: sweep: %w", err)
+	}
+	return page, nil
+}
+
+// SweepEnded looks after up to limit rows that were ended by a person while their attempt was in flight and whose node
+// died then: the attempt comes into the ledger, and the row is finished. It also gives pending rows without a time one,
+// and with it a job. more is true when there is more to do.
+func (s *Store) SweepEnded(ctx context.Context, limit int, abandoned AbandonedFunc) (reclaimed []Attempt, requeued int, more bool, err error) {
+	err = s.inBatchTx(ctx, func(tx pgx.Tx) error {
+		reclaimed, err = s.reclaim(ctx, tx, abandoned, lockEndedInFlightSQL, limit)
+		if err != nil {
+			return err
+		}
+		finished, err := tx.Exec(ctx, s.sql(finishSQL), limit)
+		if err != nil {
+			return err
+		}
+		due, err := tx.Exec(ctx, s.sql(dueNowSQL), limit)
+		if err != nil {
+			return err
+		}
+		requeued = int(due.RowsAffected())
+		more = len(reclaimed) == limit || int(finished.RowsAffected()) == limit || requeued == limit
+		return nil
+	})
+	if err != nil {
+		return nil, 0, false, fmt.Errorf("store: sweep: %w", err)
+	}
+	return reclaimed, requeued, more, nil
+}
+
+// reclaim locks expired claims by query, decides about them and records it, all in tx.
+func (s *Store) reclaim(ctx context.Context, tx pgx.Tx, abandoned AbandonedFunc, query string, arg any) ([]Attempt, error) {
+	rows, err := tx.Query(ctx, s.sql(query), arg)
+	if err != nil {
+		return nil, err
+	}
+	var attempts []Attempt
+	var d delivery.Delivery
+	_, err = pgx.ForEachRow(rows, []any{
+		&d.ID, &d.Claim, &d.ClaimedBy, &d.Round, &d.AttemptCount, &d.AbandonedCount, &d.MaxAttempts,
+		&d.WebhookName, &d.OrganizationID, &d.WorkflowRunID, &d.Origin,
+	}, func() error {
+		attempts = append(attempts, abandoned(&d))
+		return nil
+	})
+	if err != nil || len(attempts) == 0 {
+		return nil, err
+	}
+	verdicts, err := s.record(ctx, tx, attempts)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range verdicts {
+		if v != Recorded {
+			return nil, errors.New("a locked claim could not be recorded") // cannot be: it is locked here
+		}
+	}
+	return attempts, nil
+}
+
+// inBatchTx is a transaction whose statements are planned as TuneForBatches says.
+func (s *Store) inBatchTx(ctx context.Context, do func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off`); err != nil {
+			return err
+		}
+		return do(tx)
+	})
+}
