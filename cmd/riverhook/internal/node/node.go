@@ -1,0 +1,369 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"riverqueue.com/riverui"
+
+	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/egress"
+	"github.com/riverhook/riverhook/delivery/store"
+	"github.com/riverhook/riverhook/migrations"
+	"github.com/riverhook/riverhook/sweeper"
+	"github.com/riverhook/riverhook/worker"
+)
+
+// UIPrefix is where River UI is.
+const UIPrefix = "/river"
+
+// Config is everything a node depends on. There are no defaults here: the program's settings have them.
+type Config struct {
+	Database *pgxpool.Config
+	Schema   string
+	Log      *slog.Logger
+	Version  string
+
+	Concurrency int // attempts in flight
+	MaxConns    int // connections to Postgres, all pools together
+	PollOnly    bool
+	Migrate     bool // bring the schema up first
+
+	Timeout, Lease        time.Duration
+	Policy                delivery.Policy
+	SweepInterval         time.Duration
+	HeaderPrefix          string
+	MaxPayload            int
+	SendWithoutCredential bool
+}
+
+const (
+	fetchCooldown     = 10 * time.Millisecond
+	fetchPollInterval = 100 * time.Millisecond
+	jobRetention      = time.Hour
+	// sweepWorkers: while one sweep drains, the ticks that come due end at once in the other places.
+	sweepWorkers = 2
+	// connectDelay is the longest pause between two tries to reach Postgres.
+	connectDelay = 2 * time.Second
+	// closeGrace is how long releases may go on after the last attempt has ended.
+	closeGrace = 5 * time.Second
+)
+
+// Node is one running riverhook. Its zero value is not usable: New makes one.
+type Node struct {
+	Config
+	ID string // new at each start, in claimed_by, attempts.node and as River's client id
+
+	pools pools
+	store *store.Store // on the pool for everything else
+	ready atomic.Bool
+	ui    atomic.Pointer[riverui.Handler]
+}
+
+// MinConns is the least number of connections a node can do with.
+const MinConns = 8
+
+// pools are separate, so that neither claims nor River's leadership wait for anything else.
+type pools struct{ river, batches, other *pgxpool.Pool }
+
+func (p pools) close() {
+	for _, pool := range []*pgxpool.Pool{p.river, p.batches, p.other} {
+		if pool != nil {
+			pool.Close()
+		}
+	}
+}
+
+// New is a node that has not started. It does not connect.
+func New(c Config) (*Node, error) {
+	n := &Node{Config: c, ID: newID()}
+	var err error
+	// The listener's connection is taken out of River's pool, and comes on top.
+	batches := max(2, c.MaxConns/4)
+	other := max(2, c.MaxConns/5)
+	rivers := c.MaxConns - batches - other - 1
+	if n.pools.batches, err = n.newPool("batches", batches, store.TuneForBatches); err == nil {
+		if n.pools.other, err = n.newPool("other", other, nil); err == nil {
+			n.pools.river, err = n.newPool("river", rivers, nil)
+		}
+	}
+	if err != nil {
+		n.pools.close()
+		return nil, fmt.Errorf("node: connection pools: %w", err)
+	}
+	n.store = store.New(n.pools.other, c.Schema)
+	return n, nil
+}
+
+func newID() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "node"
+	}
+	if len(host) > 80 { // River's limit for all of it is 100
+		host = host[:80]
+	}
+	random := make([]byte, 4)
+	_, _ = rand.Read(random) // never fails
+	return host + "-" + hex.EncodeToString(random)
+}
+
+func (n *Node) newPool(name string, size int, tune func(*pgxpool.Config)) (*pgxpool.Pool, error) {
+	config := n.Database.Copy()
+	config.MaxConns, config.MinConns, config.MinIdleConns = int32(size), 0, 0 //nolint:gosec // small
+	if config.ConnConfig.RuntimeParams["application_name"] == "" {
+		config.ConnConfig.RuntimeParams["application_name"] = "riverhook " + name
+	}
+	if n.PollOnly {
+		// A pooler may hand each statement to another server connection.
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+	if tune != nil {
+		tune(config)
+	}
+	return pgxpool.NewWithConfig(context.Background(), config)
+}
+
+// Run delivers until ctx ends; then it fetches no more, lets the attempts in flight finish within their timeout, records
+// them and returns nil. It waits for a Postgres that is not up, for as long as it takes, and survives one that goes away.
+// It returns *migrations.NotMigratedError and *migrations.TooOldError as they are.
+func (n *Node) Run(ctx context.Context) error {
+	defer n.pools.close()
+	if err := n.waitForDatabase(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to stop while it waited
+		}
+		return err
+	}
+	for {
+		err := n.deliver(ctx)
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		n.Log.Warn("cannot start yet: trying again", "error", err)
+		if !sleep(ctx, connectDelay) {
+			return nil
+		}
+	}
+}
+
+// waitForDatabase returns once Postgres answers and has a schema that this program can work with.
+func (n *Node) waitForDatabase(ctx context.Context) error {
+	var reported time.Time
+	for delay := 50 * time.Millisecond; ; delay = min(2*delay, connectDelay) {
+		err := n.checkSchema(ctx)
+		var connect *connectError
+		if !errors.As(err, &connect) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Since(reported) > 10*time.Second {
+			reported = time.Now()
+			n.Log.Warn("waiting for Postgres", "error", connect.Unwrap())
+		}
+		if !sleep(ctx, delay) {
+			return ctx.Err()
+		}
+	}
+}
+
+// connectError is a failure that may pass by waiting.
+type connectError struct{ error }
+
+func (e *connectError) Unwrap() error { return e.error }
+
+func (n *Node) checkSchema(ctx context.Context) error {
+	try, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := n.pools.other.Ping(try); err != nil {
+		return &connectError{err}
+	}
+	if n.Migrate {
+		report, err := migrations.Up(ctx, n.pools.other, migrations.Options{Schema: n.Schema, Log: n.Log})
+		if err != nil {
+			return err
+		}
+		if report.Changed() {
+			n.Log.Info("migrated", "schema", n.Schema, "from", report.From, "to", report.To)
+		}
+	}
+	status, err := migrations.Inspect(try, n.pools.other, n.Schema)
+	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && strings.HasPrefix(pg.Code, "42") {
+		return fmt.Errorf("%w (the role of DATABASE_URL needs: riverhook migrate grant ROLE --as service)", err)
+	}
+	if err != nil {
+		return &connectError{err}
+	}
+	return status.Check(n.Schema)
+}
+
+// deliver runs River's client until ctx ends. An error means that it could not be started.
+func (n *Node) deliver(ctx context.Context) error {
+	w := worker.New(worker.Config{
+		Store:      store.New(n.pools.batches, n.Schema),
+		Transport:  egress.NewTransport(),
+		Log:        n.Log,
+		Node:       n.ID,
+		Policy:     n.Policy,
+		Headers:    worker.Headers{Prefix: n.HeaderPrefix, UserAgent: "riverhook/" + n.Version},
+		Timeout:    n.Timeout,
+		Lease:      n.Lease,
+		MaxPayload: n.MaxPayload,
+
+		SendWithoutCredential: n.SendWithoutCredential,
+	})
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
+		defer cancel()
+		w.Close(ctx)
+	}()
+	client, err := n.newClient(w, n.NewSweeper())
+	if err != nil {
+		return err
+	}
+	if err := client.Start(ctx); err != nil {
+		return err
+	}
+	ui, err := n.newUI(ctx, client)
+	if err != nil {
+		n.Log.Error("River UI is not available", "error", err)
+	} else {
+		n.ui.Store(ui)
+	}
+	n.ready.Store(true)
+	n.Log.Info("delivering", "node", n.ID, "schema", n.Schema, "concurrency", n.Concurrency)
+
+	<-ctx.Done()
+	n.ready.Store(false)
+	n.Log.Info("stopping: attempts in flight may finish", "within", n.Timeout.String())
+	<-client.Stopped()
+	return nil
+}
+
+// NewSweeper is a sweeper on this node's pool for everything else.
+func (n *Node) NewSweeper() *sweeper.Sweeper {
+	return sweeper.New(sweeper.Config{Store: n.store, Policy: n.Policy, Log: n.Log})
+}
+
+func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pgx.Tx], error) {
+	workers := river.NewWorkers()
+	river.AddWorker(workers, w)
+	river.AddWorker(workers, sweeper.NewWorker(s))
+	jobTimeout := worker.JobTimeout(n.Timeout)
+	config := &river.Config{
+		ID:                          n.ID,
+		Schema:                      n.Schema,
+		Logger:                      slog.New(quiet{n.Log.Handler()}),
+		Workers:                     workers,
+		Queues:                      map[string]river.QueueConfig{delivery.JobQueue: {MaxWorkers: n.Concurrency}, sweeper.Queue: {MaxWorkers: sweepWorkers}},
+		PeriodicJobs:                []*river.PeriodicJob{sweeper.Periodic(n.SweepInterval)},
+		MaxAttempts:                 1, // retries are the row's
+		JobTimeout:                  jobTimeout,
+		RescueStuckJobsAfter:        max(150*time.Second, jobTimeout+time.Minute),
+		FetchCooldown:               fetchCooldown,
+		FetchPollInterval:           fetchPollInterval,
+		PollOnly:                    n.PollOnly,
+		CompletedJobRetentionPeriod: jobRetention,
+		SoftStopTimeout:             n.Timeout + 5*time.Second,
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if owns, err := n.store.OwnsJobs(ctx); err != nil {
+		return nil, err
+	} else if !owns {
+		config.ReindexerIndexNames = []string{} // River's daily reindexing takes the owner
+	}
+	return river.NewClient(riverpgxv5.New(n.pools.river), config)
+}
+
+func (n *Node) newUI(ctx context.Context, client *river.Client[pgx.Tx]) (*riverui.Handler, error) {
+	ui, err := riverui.NewHandler(&riverui.HandlerOpts{
+		Endpoints: riverui.NewEndpoints(client, nil),
+		Logger:    slog.New(quiet{n.Log.Handler()}),
+		Prefix:    UIPrefix,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ui, ui.Start(ctx)
+}
+
+// ServeUI is River UI, to look at only: what it could cancel or delete are jobs, not deliveries.
+func (n *Node) ServeUI(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "River UI is read-only here: its jobs only wake deliveries up. Use `riverhook deliveries retry|replay|cancel`.", http.StatusMethodNotAllowed)
+		return
+	}
+	ui := n.ui.Load()
+	if ui == nil {
+		http.Error(w, "not ready: waiting for Postgres", http.StatusServiceUnavailable)
+		return
+	}
+	ui.ServeHTTP(w, r)
+}
+
+// Ready is nil while deliveries are worked: the database answers, its schema fits, River runs.
+func (n *Node) Ready(ctx context.Context) error {
+	if !n.ready.Load() {
+		return errors.New("not started, or stopping")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	status, err := migrations.Inspect(ctx, n.pools.other, n.Schema)
+	if err != nil {
+		return errors.New("the database does not answer")
+	}
+	return status.Check(n.Schema)
+}
+
+// quiet makes River's information debug: what it says at info is about its own services.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
+	return q.Handler.Enabled(ctx, demoted(level))
+}
+
+func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = demoted(r.Level)
+	r.AddAttrs(slog.String("component", "river"))
+	return q.Handler.Handle(ctx, r)
+}
+
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+func (q quiet) WithGroup(name string) slog.Handler       { return quiet{q.Handler.WithGroup(name)} }
+
+func demoted(level slog.Level) slog.Level {
+	if level == slog.LevelInfo {
+		return slog.LevelDebug
+	}
+	return level
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+

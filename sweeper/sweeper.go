@@ -1,0 +1,193 @@
+package sweeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/riverqueue/river"
+
+	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/store"
+)
+
+// Queue is River's queue of sweeps: its own, so that a backlog of deliveries does not delay them.
+const Queue = "riverhook_sweep"
+
+const (
+	// pageSize rows are looked at in one transaction.
+	pageSize = 1000
+	// Timeout bounds one sweep. What it does not get to, the next one does.
+	Timeout = 10 * time.Minute
+	// pageTimeout bounds one page.
+	pageTimeout = 30 * time.Second
+)
+
+// ErrRunning says that another sweep is running: there is no need for a second.
+var ErrRunning = errors.New("another sweep is running")
+
+// Config is what a sweeper needs.
+type Config struct {
+	Store  *store.Store
+	Policy delivery.Policy
+	Log    *slog.Logger
+}
+
+// Sweeper sweeps.
+type Sweeper struct {
+	store  *store.Store
+	policy delivery.Policy
+	log    *slog.Logger
+}
+
+// New is a sweeper.
+func New(c Config) *Sweeper { return &Sweeper{store: c.Store, policy: c.Policy, log: c.Log} }
+
+// Counts is what one sweep did, and what it found and left alone.
+type Counts struct {
+	Overdue   int // due rows it looked at
+	Requeued  int // had no live job, and have one now
+	Reclaimed int // were being sent by a node whose lease ended; their attempt is in the ledger as abandoned
+	Parked    int // of those, how many are dead letters now
+	Live      int // have a live job: backlog
+	Leased    int // are being sent
+	Held      int // have no job on purpose
+	Skipped   int // somebody holds the row's lock: the next sweep sees to them
+}
+
+// Changed says whether the sweep did anything.
+func (c Counts) Changed() bool { return c.Requeued+c.Reclaimed > 0 }
+
+// Sweep drains: page after page of overdue rows, until there are none left. It returns ErrRunning while another sweep of
+// this schema runs, on whatever node. On an error the counts say what was done before it.
+func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
+	var total Counts
+	unlock, ok, err := s.store.LockSweep(ctx)
+	if err != nil {
+		return total, fmt.Errorf("sweeper: %w", err)
+	}
+	if !ok {
+		return total, ErrRunning
+	}
+	defer unlock()
+
+	for more := true; more; {
+		var reclaimed []store.Attempt
+		var requeued int
+		reclaimed, requeued, more, err = s.ended(ctx)
+		if err != nil {
+			return total, fmt.Errorf("sweeper: %w", err)
+		}
+		total.Requeued += requeued
+		s.reclaimed(ctx, &total, reclaimed)
+	}
+	for page := (store.SweepPage{}); !page.Last; {
+		page, err = s.page(ctx, page.Next)
+		if err != nil {
+			return total, fmt.Errorf("sweeper: %w", err)
+		}
+		total.Overdue += page.Seen
+		total.Requeued += page.Requeued
+		total.Live += page.Live
+		total.Leased += page.Leased
+		total.Held += page.Held
+		total.Skipped += page.Skipped
+		s.reclaimed(ctx, &total, page.Reclaimed)
+	}
+	return total, nil
+}
+
+func (s *Sweeper) ended(ctx context.Context) ([]store.Attempt, int, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
+	return s.store.SweepEnded(ctx, pageSize, s.abandoned)
+}
+
+func (s *Sweeper) page(ctx context.Context, after store.SweepCursor) (store.SweepPage, error) {
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
+	return s.store.SweepPage(ctx, after, pageSize, s.abandoned)
+}
+
+// abandoned decides about a claim whose node is gone.
+func (s *Sweeper) abandoned(d *delivery.Delivery) store.Attempt {
+	observation := delivery.Observation{Abandoned: true, Error: "node " + d.ClaimedBy + " did not report the outcome before its lease ended"}
+	return store.Attempt{
+		Fence:    d.Fence(),
+		Round:    d.Round,
+		Number:   d.Attempt(),
+		Decision: delivery.Decide(d, observation, s.policy, time.Time{}, rand.Float64()), //nolint:gosec // jitter
+		Error:    observation.Error,
+	}
+}
+
+// reclaimed counts and logs claims that were taken back.
+func (s *Sweeper) reclaimed(ctx context.Context, total *Counts, attempts []store.Attempt) {
+	for _, a := range attempts {
+		total.Reclaimed++
+		message := "attempt abandoned: trying again"
+		if a.Decision.Status == delivery.StatusDeadLetter {
+			total.Parked++
+			message = "delivery dead-lettered"
+		}
+		s.log.WarnContext(ctx, message,
+			"delivery_id", a.Fence.ID, "attempt", a.Number, "outcome", string(a.Decision.Outcome), "node", a.Fence.Node,
+			"next_delay", a.Decision.Delay.String())
+	}
+}
+
+// JobArgs are the arguments of a sweep's job: none.
+type JobArgs struct{}
+
+// Kind is River's name of the job.
+func (JobArgs) Kind() string { return "riverhook_sweep" }
+
+// InsertOpts: one try, and not unique, since a job whose node was killed would block the next ones. Two sweeps at a time
+// are kept apart by a lock.
+func (JobArgs) InsertOpts() river.InsertOpts { return river.InsertOpts{Queue: Queue, MaxAttempts: 1} }
+
+// Periodic is the job that sweeps at every interval, and when a leader is elected.
+func Periodic(interval time.Duration) *river.PeriodicJob {
+	return river.NewPeriodicJob(
+		river.PeriodicInterval(interval),
+		func() (river.JobArgs, *river.InsertOpts) { return JobArgs{}, nil },
+		&river.PeriodicJobOpts{ID: "riverhook_sweep", RunOnStart: true},
+	)
+}
+
+// Worker is River's worker of sweeps.
+type Worker struct {
+	river.WorkerDefaults[JobArgs]
+	sweeper *Sweeper
+}
+
+// NewWorker is River's worker of sweeps by s.
+func NewWorker(s *Sweeper) *Worker { return &Worker{sweeper: s} }
+
+// Timeout is long: a sweep drains all there is.
+func (*Worker) Timeout(*river.Job[JobArgs]) time.Duration { return Timeout }
+
+// Work sweeps once. It is not an error when another sweep runs, nor when this one fails: the next one comes soon.
+func (w *Worker) Work(ctx context.Context, _ *river.Job[JobArgs]) error {
+	started := time.Now()
+	counts, err := w.sweeper.Sweep(ctx)
+	log := w.sweeper.log.With(
+		"requeued", counts.Requeued, "reclaimed", counts.Reclaimed, "parked", counts.Parked, "overdue", counts.Overdue,
+		"live", counts.Live, "held", counts.Held, "skipped", counts.Skipped, "duration", time.Since(started).Round(time.Millisecond).String())
+	switch {
+	case errors.Is(err, ErrRunning):
+		log.DebugContext(ctx, "sweep: another one is running")
+	case err != nil && ctx.Err() != nil:
+		log.InfoContext(ctx, "sweep interrupted: the next one goes on")
+	case err != nil:
+		log.ErrorContext(ctx, "sweep failed: the next one tries again", "error", err)
+	case counts.Changed():
+		log.InfoContext(ctx, "sweep")
+	default:
+		log.DebugContext(ctx, "sweep")
+	}
+	return nil
+}

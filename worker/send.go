@@ -1,0 +1,146 @@
+package worker
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http/httptrace"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/riverhook/riverhook/delivery"
+)
+
+// maxResponseBody is how much of an answer is read and kept, in bytes.
+const maxResponseBody = 8 << 10
+
+// sent is what one attempt brought.
+type sent struct {
+	delivery.Observation
+	body    []byte   // the beginning of the answer
+	note    string   // how reading the answer ended, if not well; the outcome does not depend on it
+	dropped []string // custom headers that were left out
+
+	// interrupted: we canceled it ourselves, so there is no outcome. untouched: and no connection was made, so that
+	// nothing can have gone out.
+	interrupted, untouched bool
+}
+
+// send is one attempt: one request, under one deadline for all of it. The status line decides; how the body ends does not.
+func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.log.ErrorContext(ctx, "fault while sending", "delivery_id", d.ID, "panic", fmt.Sprint(p))
+			s = failed(delivery.FailureInternal, fmt.Sprintf("fault of riverhook while sending: %v", p))
+		}
+	}()
+	if d.CredentialUUID != "" && !w.missingCredential {
+		return failed(delivery.FailureCredential, "credential "+d.CredentialUUID+" is not known")
+	}
+
+	attempt, cancel := context.WithTimeout(ctx, w.timeout)
+	defer cancel()
+	var connected atomic.Bool
+	traced := httptrace.WithClientTrace(attempt, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+	})
+	r, dropped, err := newRequest(traced, d, w.headers, w.maxPayload)
+	if err != nil {
+		return failed(delivery.FailureInvalid, err.Error())
+	}
+	response, err := w.transport.RoundTrip(r)
+	if err != nil {
+		if ctx.Err() != nil {
+			return sent{interrupted: true, untouched: !connected.Load()}
+		}
+		s = failed(w.classify(attempt, err, connected.Load()))
+		s.dropped = dropped
+		return s
+	}
+	defer func() { _ = response.Body.Close() }()
+
+	s.dropped = dropped
+	s.StatusCode = response.StatusCode
+	s.RetryAfter = response.Header.Get("Retry-After")
+	s.body, s.note = readBody(response.Body)
+	if s.StatusCode < 200 || s.StatusCode > 299 {
+		s.Error = fmt.Sprintf("HTTP %d: %s", s.StatusCode, cut(strings.ToValidUTF8(string(s.body), "\uFFFD"), 200))
+	}
+	return s
+}
+
+func failed(kind delivery.FailureKind, text string) sent {
+	return sent{Observation: delivery.Observation{Failure: kind, Error: text}}
+}
+
+// readBody reads what is kept of an answer, and says how that ended if not at the answer's end.
+func readBody(body io.Reader) (read []byte, note string) {
+	read, err := io.ReadAll(io.LimitReader(body, maxResponseBody+1))
+	switch {
+	case len(read) > maxResponseBody:
+		return read[:maxResponseBody], fmt.Sprintf("the answer is longer than %d bytes: the rest was not read", maxResponseBody)
+	case errors.Is(err, context.DeadlineExceeded):
+		return read, "the answer did not end before the timeout"
+	case err != nil:
+		return read, "the answer broke off: " + innermost(err)
+	}
+	return read, ""
+}
+
+// classify names the failure of a request that had no answer, and says it without URL or address.
+func (w *Worker) classify(attempt context.Context, err error, connected bool) (delivery.FailureKind, string) {
+	var (
+		dns         *net.DNSError
+		network     net.Error
+		op          *net.OpError
+		certificate *tls.CertificateVerificationError
+		authority   x509.UnknownAuthorityError
+		record      tls.RecordHeaderError
+		alert       tls.AlertError
+	)
+	switch {
+	case errors.As(err, &dns):
+		return delivery.FailureDNS, "the host name did not resolve: " + dns.Err
+	case attempt.Err() != nil || errors.As(err, &network) && network.Timeout():
+		where := "while connecting"
+		if connected {
+			where = "while waiting for the answer"
+		}
+		return delivery.FailureTimeout, fmt.Sprintf("timeout after %s, %s", w.timeout.Round(time.Millisecond), where)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return delivery.FailureRefused, "connection refused"
+	case errors.As(err, &certificate):
+		return delivery.FailureTLS, "certificate not accepted: " + innermost(certificate)
+	case errors.As(err, &authority), errors.As(err, &record), errors.As(err, &alert), strings.HasPrefix(innermost(err), "tls: "):
+		return delivery.FailureTLS, innermost(err)
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, net.ErrClosed), strings.HasPrefix(err.Error(), "http: server closed idle connection"):
+		return delivery.FailureReset, "the connection was closed without an answer: " + innermost(err)
+	case errors.As(err, &op) && op.Op == "dial":
+		return delivery.FailureRefused, "no connection: " + innermost(err)
+	case errors.As(err, &op):
+		return delivery.FailureReset, "the connection broke: " + innermost(err)
+	}
+	return delivery.FailureProtocol, innermost(err)
+}
+
+// innermost is the text of the deepest cause: the outer ones repeat it with addresses and URLs. Never empty.
+func innermost(err error) string {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			break
+		}
+		err = inner
+	}
+	if text := err.Error(); text != "" {
+		return text
+	}
+	return fmt.Sprintf("%T", err)
+}

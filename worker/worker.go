@@ -1,0 +1,354 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/riverqueue/river"
+
+	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/store"
+)
+
+// Config is what a worker needs. Every field is required unless it says otherwise.
+type Config struct {
+	Store     *store.Store      // on a pool prepared by store.TuneForBatches
+	Transport http.RoundTripper // one request per call, see egress.NewTransport
+	Log       *slog.Logger
+	Node      string // this process, new at each start
+	Policy    delivery.Policy
+	Headers   Headers
+
+	Timeout    time.Duration // of one attempt, all of it; default of the program 30 s
+	Lease      time.Duration // how long a claim holds; at least Timeout + 2 s, default of the program Timeout + 60 s
+	MaxPayload int           // bytes; a larger payload is not sent
+
+	// SendWithoutCredential sends a delivery whose credential is missing without it, instead of failing the attempt.
+	SendWithoutCredential bool
+}
+
+// Worker is River's worker of the jobs that wake a delivery up.
+type Worker struct {
+	river.WorkerDefaults[delivery.JobArgs]
+
+	store             *store.Store
+	transport         http.RoundTripper
+	log               *slog.Logger
+	node              string
+	policy            delivery.Policy
+	headers           Headers
+	timeout, lease    time.Duration
+	maxPayload        int
+	missingCredential bool
+
+	claims   group[delivery.JobArgs, claim]
+	records  group[store.Attempt, record]
+	suspects chan struct{} // a place for each delivery in flight whose last attempt was abandoned
+
+	// background are releases that go on after their job has ended. stop ends them.
+	background sync.WaitGroup
+	life       context.Context //nolint:containedctx // the worker's own, for what outlives a job
+	stop       context.CancelFunc
+}
+
+const (
+	// A flush takes few milliseconds; two at a time keep both database and process busy, more only make the batches smaller.
+	claimLanes, claimSize   = 2, 500
+	recordLanes, recordSize = 2, 500
+	// maxBatchBytes of payload come with one claim.
+	maxBatchBytes = 16 << 20
+	// statementTimeout bounds one try of a claim, record or release.
+	statementTimeout = 10 * time.Second
+	// busyDelay is when a row that was only locked is tried again.
+	busyDelay = time.Second
+	// maxSuspects bounds how many deliveries whose last attempt was abandoned are in flight at a time: one of them may be
+	// what took the node down.
+	maxSuspects = 4
+	// maxSuspectWait is how long one waits for its turn before its claim is released; River's timeout counts it too.
+	maxSuspectWait = 10 * time.Second
+	// stopGrace is how long, once the process is told to stop at once, an outcome that is there may still be recorded.
+	stopGrace = 5 * time.Second
+)
+
+// New is a worker. Close it after River's client has stopped.
+func New(c Config) *Worker {
+	w := &Worker{
+		store: c.Store, transport: c.Transport, log: c.Log, node: c.Node, policy: c.Policy, headers: c.Headers,
+		timeout: c.Timeout, lease: c.Lease, maxPayload: c.MaxPayload, missingCredential: c.SendWithoutCredential,
+		suspects: make(chan struct{}, maxSuspects),
+	}
+	w.claims = group[delivery.JobArgs, claim]{flush: w.flushClaims, size: claimSize, lanes: claimLanes}
+	w.records = group[store.Attempt, record]{flush: w.flushRecords, size: recordSize, lanes: recordLanes}
+	w.life, w.stop = context.WithCancel(context.Background())
+	return w
+}
+
+// Timeout is River's limit for one job: the attempt's, and time to claim before it. What comes after it has its own.
+func (w *Worker) Timeout(*river.Job[delivery.JobArgs]) time.Duration { return JobTimeout(w.timeout) }
+
+// JobTimeout is how long a job with attempts of that timeout may run.
+func JobTimeout(attempt time.Duration) time.Duration { return attempt + 30*time.Second }
+
+// Close waits until what the worker began in the background is done, or ctx is, and ends it.
+func (w *Worker) Close(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		w.background.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	w.stop()
+	<-done
+}
+
+// Work does one job: claim, send, decide, record. The one path of first attempts, retries, replays and reclaims.
+//
+// It returns nil whenever there is nothing more to do for this job, whatever became of the delivery: retries are the
+// row's, never River's. Where the process dies on the way, the sweep finds: before the claim, a due row whose job is no
+// longer alive; after it, a lease that runs out; after the record, nothing to do.
+func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) error {
+	c := w.claims.do(job.Args)
+	for c.verdict == store.ClaimDeferred {
+		c = w.claims.do(job.Args)
+	}
+	switch {
+	case c.err != nil:
+		return river.JobSnooze(busyDelay)
+	case c.verdict == store.ClaimBusy:
+		w.log.DebugContext(ctx, "the row is locked: trying again", "delivery_id", job.Args.DeliveryID)
+		return river.JobSnooze(busyDelay)
+	case c.verdict != store.ClaimTaken:
+		w.log.DebugContext(ctx, "nothing to claim", "delivery_id", job.Args.DeliveryID, "claim", job.Args.Claim)
+		return nil
+	}
+
+	leave, ok := w.enter(ctx, &c)
+	if !ok {
+		w.release(c.delivery.Fence())
+		return nil
+	}
+	defer leave()
+
+	started := time.Now()
+	s := w.send(ctx, c.delivery)
+	if s.interrupted {
+		if s.untouched {
+			w.release(c.delivery.Fence())
+		} // otherwise bytes may have gone out: the lease runs out, and the attempt is abandoned
+		return context.Cause(ctx)
+	}
+	attempt := store.Attempt{
+		Fence:      c.delivery.Fence(),
+		Round:      c.delivery.Round,
+		Number:     c.delivery.Attempt(),
+		Started:    started,
+		Duration:   time.Since(started),
+		Decision:   delivery.Decide(c.delivery, s.Observation, w.policy, time.Now(), rand.Float64()), //nolint:gosec // jitter
+		StatusCode: s.StatusCode,
+		Error:      s.Error,
+		Body:       s.body,
+	}
+	if attempt.Error == "" {
+		attempt.Error = s.note
+	}
+	w.record(ctx, &c, attempt, s.dropped)
+	return nil
+}
+
+// enter says whether the attempt may begin. It must not so late that it could outlast its lease: the process may have
+// been frozen, or the claim slow. Deliveries whose last attempt was abandoned pass a few at a time.
+func (w *Worker) enter(ctx context.Context, c *claim) (leave func(), ok bool) {
+	margin := (w.lease - w.timeout) / 2
+	leave = func() {}
+	late := false
+	if c.delivery.AbandonedCount > 0 {
+		wait := time.NewTimer(min(margin, maxSuspectWait))
+		defer wait.Stop()
+		select {
+		case w.suspects <- struct{}{}:
+			leave = func() { <-w.suspects }
+		case <-wait.C:
+			late = true
+		case <-ctx.Done():
+		}
+	}
+	if late || ctx.Err() != nil || time.Since(c.sent) > margin {
+		leave()
+		w.log.InfoContext(ctx, "claim released without an attempt", "delivery_id", c.delivery.ID, "waited", time.Since(c.sent).String())
+		return nil, false
+	}
+	return leave, true
+}
+
+// claim is what became of one job's claim.
+type claim struct {
+	verdict  store.ClaimVerdict
+	delivery *delivery.Delivery // when it was taken
+	sent     time.Time          // before the claim went out: the lease is at least that much younger
+	err      error
+}
+
+func (w *Worker) flushClaims(jobs []delivery.JobArgs) []claim {
+	claims := make([]claim, len(jobs))
+	sent := time.Now()
+	ctx, cancel := context.WithTimeout(w.life, statementTimeout)
+	defer cancel()
+	claimed, err := w.store.Claim(ctx, w.node, jobs, store.ClaimLimits{Lease: w.lease, MaxPayload: w.maxPayload, MaxBatch: maxBatchBytes})
+	if err != nil {
+		w.log.ErrorContext(ctx, "claim failed: trying again", "jobs", len(jobs), "error", err)
+		// Nobody knows whether it was committed: what was, nobody is sending.
+		fences := make([]delivery.Fence, len(jobs))
+		for i, job := range jobs {
+			fences[i] = delivery.Fence{ID: job.DeliveryID, Claim: job.Claim + 1, Node: w.node}
+			claims[i] = claim{err: err}
+		}
+		w.release(fences...)
+		return claims
+	}
+	for i := range claimed {
+		claims[i] = claim{verdict: claimed[i].Verdict, delivery: &claimed[i].Delivery, sent: sent}
+	}
+	return claims
+}
+
+// release gives claims back, in the background, until it is done or their lease has ended.
+func (w *Worker) release(fences ...delivery.Fence) {
+	w.background.Go(func() {
+		ctx, cancel := context.WithTimeout(w.life, w.lease)
+		defer cancel()
+		for delay := minDelay; len(fences) > 0; delay = min(2*delay, maxDelay) {
+			try, cancel := context.WithTimeout(ctx, statementTimeout)
+			busy, err := w.store.Release(try, fences, false)
+			cancel()
+			if err == nil {
+				fences = busy
+			}
+			if len(fences) > 0 && !sleep(ctx, delay) {
+				return
+			}
+		}
+	})
+}
+
+// Delays between two tries of a record or release.
+const minDelay, maxDelay = 50 * time.Millisecond, 2 * time.Second
+
+// record is what became of one attempt's record.
+type record struct {
+	verdict store.RecordVerdict
+	err     error
+}
+
+// record writes an outcome, again until it is written, its claim is lost, or the lease has ended, and logs it. The outcome
+// is never thrown away for a fault of the database: then the row stays claimed, and the sweep takes it back.
+func (w *Worker) record(ctx context.Context, c *claim, attempt store.Attempt, dropped []string) {
+	deadline, cancel := context.WithDeadline(w.life, c.sent.Add(w.lease))
+	defer cancel()
+	// Told to stop at once, it tries for stopGrace more. (A job that merely ran into River's timeout goes on.)
+	defer context.AfterFunc(ctx, func() {
+		if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+			time.AfterFunc(stopGrace, cancel)
+		}
+	})()
+
+	var r record
+	for delay := minDelay; ; delay = min(2*delay, maxDelay) {
+		r = w.records.do(attempt)
+		done := r.err == nil && r.verdict != store.RecordBusy || store.IsRowError(r.err)
+		if done || !sleep(deadline, delay) {
+			break
+		}
+	}
+	w.logAttempt(ctx, c.delivery, &attempt, r, dropped)
+}
+
+// flushRecords tries once. A batch that fails because of what one row holds is split until that one is alone.
+func (w *Worker) flushRecords(attempts []store.Attempt) []record {
+	// Not the jobs' context: an outcome that is there is recorded also while the process stops.
+	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
+	defer cancel()
+	verdicts, err := w.store.Record(ctx, attempts)
+	if store.IsRowError(err) && len(attempts) > 1 {
+		half := len(attempts) / 2
+		return append(w.flushRecords(attempts[:half]), w.flushRecords(attempts[half:])...)
+	}
+	records := make([]record, len(attempts))
+	for i := range records {
+		if records[i].err = err; err == nil {
+			records[i].verdict = verdicts[i]
+		}
+	}
+	return records
+}
+
+// sleep waits for d. It is false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// logAttempt is the one log line of an attempt.
+func (w *Worker) logAttempt(ctx context.Context, d *delivery.Delivery, a *store.Attempt, r record, dropped []string) {
+	decision := a.Decision
+	attrs := []slog.Attr{
+		slog.Int64("delivery_id", d.ID),
+		slog.String("organization_id", d.OrganizationID),
+		slog.String("workflow_run_id", d.WorkflowRunID),
+		slog.String("webhook_name", d.WebhookName),
+		slog.Int("attempt", a.Number),
+		slog.Int("max_attempts", d.MaxAttemptsUnder(w.policy)),
+		slog.String("outcome", string(decision.Outcome)),
+		slog.String("endpoint_origin", d.Origin),
+		slog.String("duration", a.Duration.Round(10*time.Microsecond).String()),
+	}
+	if a.StatusCode != 0 {
+		attrs = append(attrs, slog.Int("status", a.StatusCode))
+	}
+	if decision.Failure != delivery.FailureNone {
+		attrs = append(attrs, slog.String("failure_kind", string(decision.Failure)))
+		if decision.Failure != delivery.FailureStatus { // its text has the beginning of the answer
+			attrs = append(attrs, slog.String("error", decision.Error))
+		}
+	}
+	if len(dropped) > 0 {
+		attrs = append(attrs, slog.Any("dropped_headers", dropped))
+	}
+
+	level, message := slog.LevelWarn, "delivery dead-lettered"
+	switch {
+	case r.err != nil, r.verdict == store.RecordBusy:
+		level, message = slog.LevelError, "attempt made, but not recorded: it is repeated after the lease"
+		cause := errors.New("the row stayed locked by another transaction")
+		if r.err != nil {
+			cause = r.err
+		}
+		attrs = append(attrs, slog.String("cause", cause.Error()))
+	case r.verdict == store.RecordLost:
+		message = "late outcome: the claim was taken away meanwhile"
+	case decision.Failure == delivery.FailureInternal:
+		level = slog.LevelError
+	case decision.Status == delivery.StatusSucceeded:
+		level, message = slog.LevelInfo, "delivery succeeded"
+		if len(dropped) > 0 {
+			level = slog.LevelWarn
+		}
+	case decision.Status == delivery.StatusPending:
+		message = "attempt failed: retrying"
+		attrs = append(attrs, slog.String("next_delay", decision.Delay.Round(time.Millisecond).String()))
+	}
+	w.log.LogAttrs(ctx, level, message, attrs...)
+}
