@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 )
@@ -67,4 +68,17 @@ func (s StatusSet) String() string {
 		}
 	}
 	return strings.Join(items, ",")
+}
+
+// All are the statuses of the set, in the order in which it was written.
+func (s StatusSet) All() iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for _, r := range s.ranges {
+			for status := r.from; status <= r.to; status++ {
+				if !yield(status) {
+					return
+				}
+			}
+		}
+	}
 }

@@ -366,4 +366,3 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return true
 	}
 }
-

@@ -115,17 +115,45 @@ func eventually[T comparable](t testing.TB, db *pgtest.DB, want T, sql string, a
 	}, 20*time.Second, 10*time.Millisecond, "%s: want %v", sql, want)
 }
 
-const insertSQL = `INSERT INTO riverhook.deliveries (endpoint_url, payload) VALUES ($1, $2) RETURNING id`
+// insert enqueues one delivery to url and returns its id. more are further columns with their values.
+func insert(t testing.TB, db *pgtest.DB, url string, more ...any) int64 {
+	t.Helper()
+	columns, values, args := "endpoint_url", "$1", []any{url}
+	for i := 0; i < len(more); i += 2 {
+		args = append(args, more[i+1])
+		columns += ", " + more[i].(string)
+		values += fmt.Sprintf(", $%d", len(args))
+	}
+	return pgtest.Scalar[int64](t, db, `INSERT INTO riverhook.deliveries (`+columns+`) VALUES (`+values+`) RETURNING id`, args...)
+}
 
-func TestDelivers(t *testing.T) {
-	t.Parallel()
-	db := pgtest.New(t)
-	r := newReceiver(t, nil)
-	start(t, config(t, db))
-	id := pgtest.Scalar[int64](t, db, insertSQL, r.URL+"/hook", `{"event" : "call.done"}`)
-	eventually(t, db, "succeeded", `SELECT status FROM riverhook.deliveries WHERE id = $1`, id)
-	require.Equal(t, 1, r.count())
-	got := r.all()[0]
-	require.Equal(t, `{"event" : "call.done"}`, got.body)
-	fmt.Println(got.header)
+// row is what the tests look at, in one text.
+const rowSQL = `SELECT concat_ws(' ', status, 'round', round, 'attempts', attempt_count, 'abandoned', abandoned_count,
+	coalesce(last_status_code::text, '-'), coalesce(claimed_by, '-')) FROM riverhook.deliveries WHERE id = $1`
+
+// ledger is the attempts of a delivery: round.attempt outcome kind status.
+func ledger(t testing.TB, db *pgtest.DB, id int64) []string {
+	t.Helper()
+	return pgtest.Column[string](t, db, `SELECT concat_ws(' ', round || '.' || attempt, outcome, failure_kind, status_code)
+		FROM riverhook.attempts WHERE delivery_id = $1 ORDER BY round, attempt`, id)
+}
+
+// countOf is how many requests of one delivery arrived.
+func (r *receiver) countOf(uuid string) (n int) {
+	for _, q := range r.all() {
+		if q.header.Get("X-Riverhook-Delivery-Id") == uuid {
+			n++
+		}
+	}
+	return n
+}
+
+// countPath is how many requests for a path arrived.
+func (r *receiver) countPath(path string) (n int) {
+	for _, q := range r.all() {
+		if q.path == path {
+			n++
+		}
+	}
+	return n
 }
