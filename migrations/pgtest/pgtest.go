@@ -178,6 +178,30 @@ func Column[T any](t testing.TB, db *DB, sql string, args ...any) []T {
 	return values
 }
 
+// ExampleURL is the URL of a migrated database for the process's Example
+// functions, which have no testing.TB. All of them share it.
+var ExampleURL = sync.OnceValue(func() string {
+	server, err := sharedServer()
+	if err != nil {
+		panic(err)
+	}
+	template, err := sharedTemplate()
+	if err != nil {
+		panic(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
+	defer cancel()
+	own.example = newName()
+	if err := create(ctx, server, own.example, template); err != nil {
+		panic(err)
+	}
+	exampleURL, err := withDatabase(server, own.example)
+	if err != nil {
+		panic(err)
+	}
+	return exampleURL
+})
+
 // queryContext does not end with t.Context, so that the helpers work in a
 // test's cleanup too.
 func queryContext(t testing.TB) (context.Context, context.CancelFunc) {
@@ -186,8 +210,8 @@ func queryContext(t testing.TB) (context.Context, context.CancelFunc) {
 
 // own is what this process made and cleanUp is to remove.
 var own struct {
-	server   *pgtemp.Server
-	template string
+	server            *pgtemp.Server
+	template, example string
 }
 
 // sharedServer returns the URL of the server of this process's tests.
@@ -255,6 +279,11 @@ func cleanUp() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
 	defer cancel()
+	if own.example != "" {
+		if err := drop(ctx, server, own.example); err != nil {
+			return err
+		}
+	}
 	return drop(ctx, server, own.template)
 }
 

@@ -1,0 +1,9 @@
+package store_test
+
+import (
+	"testing"
+
+	"github.com/riverhook/riverhook/migrations/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }

@@ -1,0 +1,137 @@
+package store_test
+
+import (
+	"context"
+	"go/ast"
+	"go/constant"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/riverhook/riverhook/delivery/store"
+	"github.com/riverhook/riverhook/migrations/pgtest"
+)
+
+// statements are the package's constants whose name ends in SQL, with the schema's name in them.
+func statements(t *testing.T) map[string]string {
+	t.Helper()
+	set := token.NewFileSet()
+	packages, err := parser.ParseDir(set, ".", nil, 0) //nolint:staticcheck // one directory, no build tags
+	require.NoError(t, err)
+	var files []*ast.File
+	for name, file := range packages["store"].Files {
+		if !strings.HasSuffix(name, "_test.go") {
+			files = append(files, file)
+		}
+	}
+	info := &types.Info{Defs: map[*ast.Ident]types.Object{}}
+	checker := types.Config{Importer: nil, Error: func(error) {}} // imports do not matter for constants
+	_, _ = checker.Check("store", set, files, info)
+	found := map[string]string{}
+	for ident, object := range info.Defs {
+		if c, ok := object.(*types.Const); ok && strings.HasSuffix(ident.Name, "SQL") && c.Val().Kind() == constant.String {
+			found[ident.Name] = strings.ReplaceAll(constant.StringVal(c.Val()), "{schema}", `"riverhook"`)
+		}
+	}
+	return found
+}
+
+func TestEveryStatementPrepares(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, db.URL)
+	require.NoError(t, err)
+	defer conn.Close(ctx) //nolint:errcheck // a test's
+	all := statements(t)
+	require.Greater(t, len(all), 10)
+	for name, sql := range all {
+		if strings.Contains(strings.ReplaceAll(sql, "'{", ""), "{") {
+			continue // put together from filters: TestPlans prepares what comes of it
+		}
+		_, err := conn.Prepare(ctx, name, sql)
+		assert.NoError(t, err, name)
+	}
+}
+
+// The hot statements find their rows by index, also under a plan that was made when the table was small.
+func TestHotPlans(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	ctx := context.Background()
+	config, err := pgxpool.ParseConfig(db.URL)
+	require.NoError(t, err)
+	store.TuneForBatches(config)
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	all := statements(t)
+	for _, phase := range []string{"empty", "full"} {
+		if phase == "full" {
+			db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) SELECT 'http://a/' FROM generate_series(1, 20000)`)
+			db.Exec(t, `ANALYZE`)
+		}
+		for name, args := range map[string]string{
+			"claimSQL":             `('{1,2}', '{0,0}', 'n', 60, 1000, 1000)`,
+			"claimableSQL":         `('{1,2}', '{0,0}')`,
+			"recordSQL":            `('{1}', '{1}', '{n}', '{0}', '{1}', '{0}', '{1}', '{succeeded}', '{NULL}', '{succeeded}', '{0}', '{NULL}', '{200}', '{NULL}', '{NULL}')`,
+			"unrecordedSQL":        `('{1}', '{1}', '{n}', '{0}', '{1}')`,
+			"releaseSQL":           `('{1}', '{1}', '{n}', false)`,
+			"heldSQL":              `('{1}', '{1}', '{n}')`,
+			"sweepPageSQL":         `('-infinity', 0, 1000, 60)`,
+			"lockExpiredSQL":       `('{1,2}')`,
+			"lockEndedInFlightSQL": `(1000)`,
+			"dueNowSQL":            `(1000)`,
+			"finishSQL":            `(1000)`,
+		} {
+			conn, err := pool.Acquire(ctx)
+			require.NoError(t, err)
+			_, err = conn.Exec(ctx, `DEALLOCATE ALL; SET plan_cache_mode = force_generic_plan`)
+			require.NoError(t, err)
+			_, err = conn.Conn().PgConn().Prepare(ctx, "hot", all[name], nil)
+			require.NoError(t, err, name)
+			rows, err := conn.Query(ctx, `EXPLAIN EXECUTE hot`+args, pgx.QueryExecModeSimpleProtocol)
+			require.NoError(t, err, name)
+			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			require.NoError(t, err, name)
+			plan := strings.Join(lines, "\n")
+			assert.NotContains(t, plan, "Seq Scan on deliveries", "%s on an %s table:\n%s", name, phase, plan)
+			assert.NotContains(t, plan, "Seq Scan on attempts", "%s on an %s table:\n%s", name, phase, plan)
+			assert.NotContains(t, plan, "Seq Scan on river_job", "%s on an %s table:\n%s", name, phase, plan)
+			if name == "sweepPageSQL" {
+				assert.Contains(t, plan, "deliveries_due_idx", plan)
+				assert.Contains(t, plan, "river_job_unique_idx", plan)
+			}
+			conn.Conn().Close(ctx) //nolint:errcheck // it has a plan mode of its own
+			conn.Release()
+		}
+	}
+}
+
+// A large backlog is swept in a time that grows with it, not with its square: a hundred pages take about a hundred times
+// as long as one. (Half a minute for what takes a second is no measurement, but a broken plan takes minutes.)
+func TestSweepOfALargeBacklog(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) SELECT 'http://a/' FROM generate_series(1, 100000)`)
+	st := store.New(db.Pool, db.Schema)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var page store.SweepPage
+	var err error
+	live := 0
+	for !page.Last {
+		page, err = st.SweepPage(ctx, page.Next, 1000, nil)
+		require.NoError(t, err)
+		live += page.Live
+	}
+	assert.Equal(t, 100_000, live)
+}
