@@ -106,7 +106,7 @@ func Decide(d *Delivery, o Observation, p Policy, now time.Time, jitter float64)
 
 	kind := o.Failure
 	transient := retried[kind]
-	if kind == FailureNone {
+	if kind == FailureNone || kind == FailureStatus {
 		kind = FailureStatus
 		transient = p.Retryable.Contains(o.StatusCode)
 	}
@@ -153,8 +153,8 @@ func (d *Delivery) MaxAttemptsUnder(p Policy) int { return d.maxAttempts(p) }
 
 // Delay is the time between attempt (from 1 on) and the next: min(max(base * 2^(attempt-1) with jitter, retryAfter), max).
 func (p Policy) Delay(attempt int, retryAfter time.Duration, jitter float64) time.Duration {
-	// In floating point: 2^1000 is then a large number and not an overflow.
-	delay := float64(p.BaseDelay) * math.Pow(2, float64(max(attempt, 1)-1))
+	// In floating point, where 2^62 seconds are a large number and not an overflow; more is over any cap.
+	delay := float64(p.BaseDelay) * math.Pow(2, float64(min(max(attempt, 1)-1, 62)))
 	delay *= 1 + p.Jitter*(2*jitter-1)
 	delay = math.Max(delay, float64(retryAfter))
 	if delay >= float64(p.MaxDelay) {

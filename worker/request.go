@@ -3,6 +3,7 @@ package worker
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/egress"
@@ -60,8 +62,11 @@ func newRequest(ctx context.Context, d *delivery.Delivery, h Headers, maxPayload
 	if d.Payload == nil {
 		return nil, nil, fmt.Errorf("the payload is %d bytes long, more than RIVERHOOK_MAX_PAYLOAD=%d", d.PayloadBytes, maxPayload)
 	}
-	target, err := parseEndpoint(d.EndpointURL)
+	target, err := delivery.ParseEndpoint(d.EndpointURL)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkHostName(target); err != nil {
 		return nil, nil, err
 	}
 	r = (&http.Request{
@@ -81,7 +86,18 @@ func newRequest(ctx context.Context, d *delivery.Delivery, h Headers, maxPayload
 	return r, dropped, nil
 }
 
-func parseEndpoint(endpoint string) (*url.URL, error) { return delivery.ParseEndpoint(endpoint) }
+// checkHostName asks net/http itself whether it can write an international host name: what it cannot, would fail every
+// attempt.
+func checkHostName(target *url.URL) error {
+	if strings.IndexFunc(target.Host, func(r rune) bool { return r > unicode.MaxASCII }) < 0 {
+		return nil
+	}
+	probe := http.Request{Method: http.MethodGet, URL: target, Host: target.Host}
+	if probe.Write(io.Discard) != nil {
+		return errors.New("endpoint_url has a host name that is none")
+	}
+	return nil
+}
 
 // setHeaders: Content-Type < custom < ours, whatever their case. Credentials will come between the first two.
 func setHeaders(header http.Header, d *delivery.Delivery, h Headers) (dropped []string, err error) {

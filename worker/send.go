@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
@@ -68,7 +69,9 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 	s.dropped = dropped
 	s.StatusCode = response.StatusCode
 	s.RetryAfter = response.Header.Get("Retry-After")
-	s.body, s.note = readBody(response.Body)
+	if s.StatusCode != http.StatusSwitchingProtocols { // its body is the connection, which no deadline ends
+		s.body, s.note = readBody(response.Body)
+	}
 	if s.StatusCode < 200 || s.StatusCode > 299 {
 		s.Error = fmt.Sprintf("HTTP %d: %s", s.StatusCode, cut(strings.ToValidUTF8(string(s.body), "\uFFFD"), 200))
 	}
@@ -106,7 +109,7 @@ func (w *Worker) classify(attempt context.Context, err error, connected bool) (d
 	)
 	switch {
 	case errors.As(err, &dns):
-		return delivery.FailureDNS, "the host name did not resolve: " + dns.Err
+		return delivery.FailureDNS, dnsText(dns)
 	case attempt.Err() != nil || errors.As(err, &network) && network.Timeout():
 		where := "while connecting"
 		if connected {
@@ -128,6 +131,17 @@ func (w *Worker) classify(attempt context.Context, err error, connected bool) (d
 		return delivery.FailureReset, "the connection broke: " + innermost(err)
 	}
 	return delivery.FailureProtocol, innermost(err)
+}
+
+// dnsText says why a name did not resolve. Go's text may name the resolver.
+func dnsText(err *net.DNSError) string {
+	switch {
+	case err.IsNotFound:
+		return "the host name does not resolve: no such host"
+	case err.IsTimeout:
+		return "the host name does not resolve: its name server did not answer in time"
+	}
+	return "the host name does not resolve: its name server failed"
 }
 
 // innermost is the text of the deepest cause: the outer ones repeat it with addresses and URLs. Never empty.
