@@ -327,6 +327,7 @@ func (s *Store) Get(ctx context.Context, id int64, uuid string) (r Row, attempts
 type Action int
 
 const (
+	// ActionUnknown changes nothing.
 	ActionUnknown Action = iota
 	// ActionRetry brings the next attempt of pending deliveries, which nobody is sending and which are not due yet, forward to now.
 	ActionRetry
@@ -351,12 +352,15 @@ func (a Action) String() string {
 
 // statuses are those of the filter that the action can change.
 func (a Action) statuses(f Filter) []delivery.Status {
-	possible := []delivery.Status{delivery.StatusPending}
-	if a == ActionReplay {
-		possible = []delivery.Status{delivery.StatusSucceeded, delivery.StatusDeadLetter, delivery.StatusCanceled}
+	var possible []delivery.Status
+	switch a {
+	case ActionRetry, ActionCancel:
+		possible = []delivery.Status{delivery.StatusPending}
+	case ActionReplay:
 		if len(f.Statuses) == 0 {
 			return []delivery.Status{delivery.StatusDeadLetter, delivery.StatusCanceled}
 		}
+		possible = []delivery.Status{delivery.StatusSucceeded, delivery.StatusDeadLetter, delivery.StatusCanceled}
 	}
 	if len(f.Statuses) == 0 {
 		return possible

@@ -3,7 +3,6 @@ package store_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -550,7 +549,7 @@ func TestRoles(t *testing.T) {
 	require.NoError(t, err)
 	_, err = reader.Replay(t.Context(), store.Filter{}, "", nil)
 	var pg *pgconn.PgError
-	require.True(t, errors.As(err, &pg), "%v", err)
+	require.ErrorAs(t, err, &pg)
 	assert.Equal(t, "42501", pg.Code)
 }
 

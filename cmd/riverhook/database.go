@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/riverhook/riverhook/delivery/store"
+	"github.com/riverhook/riverhook/migrations"
+)
+
+const (
+	// commandConns are the connections of a command that comes and goes. A sweep takes two.
+	commandConns   = 4
+	connectTimeout = 10 * time.Second
+)
+
+// open connects to the database of a command, and looks whether its schema is there. The caller closes the pool.
+func (f databaseFlags) open(ctx context.Context) (*pgxpool.Pool, *store.Store, error) {
+	config, err := f.config()
+	if err != nil {
+		return nil, nil, err
+	}
+	config.MaxConns, config.MinConns, config.MinIdleConns = commandConns, 0, 0
+	config.ConnConfig.ConnectTimeout = connectTimeout
+	if config.ConnConfig.RuntimeParams["application_name"] == "" {
+		config.ConnConfig.RuntimeParams["application_name"] = "riverhook"
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	if err := f.checkDatabase(ctx, pool); err != nil {
+		pool.Close()
+		return nil, nil, err
+	}
+	return pool, store.New(pool, string(f.Schema)), nil
+}
+
+func (f databaseFlags) checkDatabase(ctx context.Context, pool *pgxpool.Pool) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if err := pool.Ping(ctx); err != nil {
+		// pgx names user, host and database, and never the password.
+		return hintError{fmt.Errorf("cannot connect: %w", err), "is Postgres up, and is the URL right (--database-url, RIVERHOOK_DATABASE_URL)?"}
+	}
+	status, err := migrations.Inspect(ctx, pool, string(f.Schema))
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg) && pg.Code == "42501":
+		return nil // a reader may not look there; what it may not do, its command will say
+	case err != nil:
+		return err
+	}
+	return status.Check(string(f.Schema))
+}

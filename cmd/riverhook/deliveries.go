@@ -1,0 +1,711 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+
+	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/store"
+)
+
+type deliveriesCmd struct {
+	List   listCmd   `cmd:"" help:"List deliveries, the newest first."`
+	Show   showCmd   `cmd:"" help:"Show a delivery with its attempts."`
+	Retry  retryCmd  `cmd:"" help:"Bring the next attempt of pending deliveries forward to now."`
+	Replay replayCmd `cmd:"" help:"Start deliveries that ended over: dead letters and canceled ones, unless --status says otherwise."`
+	Cancel cancelCmd `cmd:"" help:"Cancel pending deliveries. One that is being sent may still arrive."`
+}
+
+// filterFlags select deliveries.
+type filterFlags struct {
+	Status       []string `placeholder:"STATUS" help:"In this status: pending, succeeded, dead_letter or canceled; may be repeated, or a comma list."`
+	Organization string   `placeholder:"ID" help:"Of this tenant."`
+	CausedBy     string   `name:"run" placeholder:"ID" help:"Of this run."`
+	Origin       string   `placeholder:"ORIGIN" help:"To this origin, such as https://example.com."`
+	Endpoint     string   `placeholder:"SUBSTRING" help:"With this in the URL; looks at the newest 100,000 that the other filters leave."`
+	Since        since    `placeholder:"TIME" help:"Created since then: a duration such as 2h or 7d, or an RFC 3339 time."`
+}
+
+// check is not named Validate: of embedded flags, only the method that their command has as its own is called.
+func (f *filterFlags) check() error {
+	for _, status := range f.Status {
+		if !slices.Contains(delivery.Statuses, delivery.Status(status)) {
+			return fmt.Errorf("--status %s: pending, succeeded, dead_letter or canceled", printable(status))
+		}
+	}
+	return nil
+}
+
+func (f *filterFlags) filter() store.Filter {
+	filter := store.Filter{
+		Organization: f.Organization, Run: f.CausedBy, Origin: strings.TrimRight(f.Origin, "/"), Endpoint: f.Endpoint, Since: f.Since.Time,
+	}
+	for _, status := range f.Status {
+		filter.Statuses = append(filter.Statuses, delivery.Status(status))
+	}
+	return filter
+}
+
+// explain says what the filter does not look at.
+func (f *filterFlags) explain(c console) {
+	if f.Endpoint != "" {
+		_, _ = fmt.Fprintf(c.err, "--endpoint looks at the newest %d deliveries that the other filters leave\n", store.SubstringRows)
+	}
+}
+
+// since is a time, also given as how long ago it was.
+type since struct{ time.Time }
+
+func (s *since) UnmarshalText(text []byte) error {
+	var ago duration
+	if at, err := time.Parse(time.RFC3339, string(text)); err == nil {
+		s.Time = at
+	} else if len(text) > 0 && ago.UnmarshalText(text) == nil {
+		s.Time = time.Now().Add(-time.Duration(ago))
+	} else {
+		return fmt.Errorf("%q is neither a duration such as 2h or 7d nor a time such as %s", text, time.Now().UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+type listCmd struct {
+	databaseFlags
+	filterFlags
+	Limit  int   `default:"50" help:"At most so many, up to 1000 (default ${default})."`
+	Before int64 `placeholder:"ID" help:"Only those with a lower id: the next page."`
+	JSON   bool  `name:"json" help:"Print one JSON object per line."`
+}
+
+func (cmd *listCmd) Validate() error {
+	switch {
+	case cmd.Limit < 1 || cmd.Limit > 1000:
+		return errors.New("--limit: from 1 to 1000")
+	case cmd.Before < 0:
+		return errors.New("--before: the id of a delivery")
+	}
+	return cmd.check()
+}
+
+func (cmd *listCmd) Run(ctx context.Context, c console) error {
+	pool, st, err := cmd.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	cmd.explain(c)
+	rows, err := st.List(ctx, cmd.filter(), cmd.Before, cmd.Limit+1)
+	if err != nil {
+		return explainDatabaseError(err, "reader")
+	}
+	more := len(rows) > cmd.Limit
+	if more {
+		rows = rows[:cmd.Limit]
+	}
+	if cmd.JSON {
+		for i := range rows {
+			if err := printJSON(c.out, &rows[i]); err != nil {
+				return err
+			}
+		}
+	} else if err := printTable(c.out, rows); err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		_, _ = fmt.Fprintln(c.err, "no such delivery")
+	}
+	if more {
+		_, _ = fmt.Fprintf(c.err, "there are more: add --before %d\n", rows[len(rows)-1].ID)
+	}
+	return nil
+}
+
+// Widths of what may be long in a table, in characters.
+const (
+	originWidth    = 50
+	runWidth       = 36
+	leastLastError = 20
+)
+
+func printTable(out io.Writer, rows []store.Row) error {
+	lines := [][]string{{"ID", "STATUS", "ATTEMPTS", "NEXT", "CREATED", "ORIGIN", "RUN", "LAST ERROR"}}
+	for i := range rows {
+		r := &rows[i]
+		lines = append(lines, []string{
+			strconv.FormatInt(r.ID, 10), standing(r), attemptsMade(r), next(r), r.CreatedAt.Format(time.RFC3339),
+			cut(printable(dash(r.EndpointOrigin)), originWidth), cut(printable(dash(r.WorkflowRunID)), runWidth), printable(dash(r.LastError)),
+		})
+	}
+	last := len(lines[0]) - 1
+	widths := make([]int, last)
+	room := -2 * last // for the last column, on a terminal
+	for i := range widths {
+		for _, line := range lines {
+			widths[i] = max(widths[i], utf8.RuneCountInString(line[i]))
+		}
+		room -= widths[i]
+	}
+	columns, terminal := terminalWidth(out)
+	room = max(room+columns, leastLastError)
+
+	var b strings.Builder
+	for _, line := range lines {
+		for i, width := range widths {
+			fmt.Fprintf(&b, "%-*s  ", width, line[i])
+		}
+		if terminal {
+			line[last] = cut(line[last], room)
+		}
+		b.WriteString(line[last] + "\n")
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// terminalWidth is how wide out is, if it is a terminal.
+func terminalWidth(out io.Writer) (columns int, terminal bool) {
+	if !isTerminal(out) {
+		return 0, false
+	}
+	columns, _, err := term.GetSize(int(out.(*os.File).Fd())) //nolint:gosec // a file descriptor
+	return columns, err == nil
+}
+
+// standing is the status, and who is at it.
+func standing(r *store.Row) string {
+	switch {
+	case r.ClaimedBy == nil:
+		return string(r.Status)
+	case r.Status == delivery.StatusPending:
+		// A claim is the last change of a row that is being sent.
+		return fmt.Sprintf("sending since %s on %s", brief(r.Now.Sub(r.UpdatedAt)), cut(printable(*r.ClaimedBy), 40))
+	default:
+		return string(r.Status) + ", still being sent"
+	}
+}
+
+// attemptsMade is 3 of 5 as 3/5; the service's default is not known here.
+func attemptsMade(r *store.Row) string {
+	if r.MaxAttempts == nil {
+		return strconv.Itoa(r.AttemptCount)
+	}
+	return fmt.Sprintf("%d/%d", r.AttemptCount, *r.MaxAttempts)
+}
+
+// next is when the next attempt is due.
+func next(r *store.Row) string {
+	switch {
+	case r.Status != delivery.StatusPending || r.ClaimedBy != nil:
+		return "-"
+	case r.HeldSince != nil:
+		return "held back"
+	case r.ScheduledFor == nil || !r.ScheduledFor.After(r.Now):
+		return "due"
+	default:
+		return "in " + brief(r.ScheduledFor.Sub(r.Now))
+	}
+}
+
+// brief is a duration in its two largest units, rounded up to a second.
+func brief(d time.Duration) string {
+	s := max(int64((d+time.Second-1)/time.Second), 0)
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%ds", s)
+	case s < 60*60:
+		return fmt.Sprintf("%dm%ds", s/60, s%60)
+	case s < 24*60*60:
+		return fmt.Sprintf("%dh%dm", s/60/60, s/60%60)
+	default:
+		return fmt.Sprintf("%dd%dh", s/60/60/24, s/60/60%24)
+	}
+}
+
+// cut is s in at most limit characters.
+func cut(s string, limit int) string {
+	if len(s) <= limit || utf8.RuneCountInString(s) <= limit {
+		return s
+	}
+	return string([]rune(s)[:limit-1]) + "…"
+}
+
+func dash(s *string) string {
+	if s == nil || *s == "" {
+		return "-"
+	}
+	return *s
+}
+
+// printJSON prints v on a line of its own. What a terminal could take for a command is escaped in it, as JSON allows.
+func printJSON(out io.Writer, v any) error {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return err
+	}
+	line := make([]byte, 0, b.Len())
+	for _, r := range b.String() {
+		switch high, low := utf16.EncodeRune(r); {
+		case r < 0x7f || unicode.IsPrint(r): // below a space there are escapes already, and the end of the line
+			line = utf8.AppendRune(line, r)
+		case low != unicode.ReplacementChar:
+			line = fmt.Appendf(line, `\u%04x\u%04x`, high, low)
+		default:
+			line = fmt.Appendf(line, `\u%04x`, r)
+		}
+	}
+	_, err := out.Write(line)
+	return err
+}
+
+type showCmd struct {
+	databaseFlags
+	ID   string `arg:"" help:"The delivery, by id or delivery_uuid."`
+	JSON bool   `name:"json" help:"Print one JSON object, with the attempts in it."`
+}
+
+func (cmd *showCmd) Run(ctx context.Context, c console) error {
+	var named store.Filter
+	if err := nameDelivery(&named, cmd.ID); err != nil {
+		return usageError{err}
+	}
+	pool, st, err := cmd.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	id, uuid := int64(0), ""
+	if len(named.IDs) > 0 {
+		id = named.IDs[0]
+	} else {
+		uuid = named.UUIDs[0]
+	}
+	row, attempts, err := st.Get(ctx, id, uuid)
+	if errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("there is no delivery %s in schema %s", cmd.ID, string(cmd.Schema))
+	}
+	if err != nil {
+		return explainDatabaseError(err, "reader")
+	}
+	if len(attempts) == store.MaxAttemptRows {
+		_, _ = fmt.Fprintf(c.err, "only the newest %d attempts are shown\n", store.MaxAttemptRows)
+	}
+	if cmd.JSON {
+		if row.Payload == nil {
+			_, _ = fmt.Fprintf(c.err, "the payload has %d bytes and is not shown\n", row.PayloadBytes)
+		}
+		return printShown(c.out, row, attempts)
+	}
+	_, err = io.WriteString(c.out, describe(&row)+describeAttempts(attempts))
+	return err
+}
+
+var uuidSyntax = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+// nameDelivery adds a delivery, by id or delivery_uuid, to those that the filter names.
+func nameDelivery(f *store.Filter, name string) error {
+	if uuidSyntax.MatchString(name) {
+		f.UUIDs = append(f.UUIDs, name)
+		return nil
+	}
+	id, err := strconv.ParseInt(name, 10, 64)
+	if err != nil || id < 1 {
+		return fmt.Errorf("%s is neither the id of a delivery nor a delivery_uuid", strconv.QuoteToGraphic(name))
+	}
+	f.IDs = append(f.IDs, id)
+	return nil
+}
+
+// shownAttempt is an attempt in JSON: the body as text where it is one.
+type shownAttempt struct {
+	store.AttemptRow
+	Body       *string `json:"response_body"`
+	BodyBase64 []byte  `json:"response_body_base64,omitempty"`
+}
+
+func printShown(out io.Writer, row store.Row, attempts []store.AttemptRow) error {
+	shown := struct {
+		store.Row
+		Attempts []shownAttempt `json:"attempts"`
+	}{row, make([]shownAttempt, len(attempts))}
+	if row.Payload != nil && !json.Valid(row.Payload) { // nested deeper than encoding/json goes
+		quoted, err := json.Marshal(string(row.Payload))
+		if err != nil {
+			return err
+		}
+		shown.Payload = quoted
+	}
+	for i, a := range attempts {
+		s := shownAttempt{AttemptRow: a}
+		if body := string(a.ResponseBody); !utf8.ValidString(body) {
+			s.BodyBase64 = a.ResponseBody
+		} else if a.ResponseBody != nil {
+			s.Body = &body
+		}
+		shown.Attempts[i] = s
+	}
+	return printJSON(out, shown)
+}
+
+// Most characters of what is shown as text.
+const (
+	shownPayload = 2000
+	shownBody    = 200
+)
+
+// describe is a delivery as text.
+func describe(r *store.Row) string {
+	var b strings.Builder
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "%-14s  %s\n", name, value)
+		}
+	}
+	optional := func(name string, value *string) {
+		if value != nil {
+			line(name, printable(*value))
+		}
+	}
+	at := func(name string, t *time.Time) {
+		if t != nil {
+			line(name, t.Format(time.RFC3339Nano))
+		}
+	}
+	line("delivery", strconv.FormatInt(r.ID, 10))
+	line("uuid", r.UUID)
+	line("status", standing(r))
+	line("next attempt", whenNext(r))
+	line("attempts", attemptsMade(r))
+	if r.AbandonedCount > 0 {
+		line("abandoned", fmt.Sprintf("the last %d: their node died", r.AbandonedCount))
+	}
+	if r.Round > 0 {
+		line("round", fmt.Sprintf("%d (replays so far)", r.Round))
+	}
+	if r.LastStatusCode != nil {
+		line("last status", strconv.Itoa(*r.LastStatusCode))
+	}
+	optional("last error", r.LastError)
+	line("endpoint", printable(r.HTTPMethod+" "+r.EndpointURL))
+	line("organization", printable(r.OrganizationID))
+	optional("run", r.WorkflowRunID)
+	optional("node", r.WebhookNodeID)
+	optional("name", r.WebhookName)
+	optional("credential", r.CredentialUUID)
+	at("created", &r.CreatedAt)
+	at("updated", &r.UpdatedAt)
+	at("finished", r.FinishedAt)
+	if headers := string(r.CustomHeaders); headers != "null" {
+		line("custom headers", excerpt(headers, shownPayload))
+	}
+	if r.Payload == nil {
+		line("payload", fmt.Sprintf("%d bytes, not shown", r.PayloadBytes))
+	} else {
+		line("payload", excerpt(string(r.Payload), shownPayload))
+	}
+	return b.String()
+}
+
+// whenNext is next in more words.
+func whenNext(r *store.Row) string {
+	switch due := next(r); {
+	case r.Status == delivery.StatusPending && r.ClaimedBy != nil:
+		return "in flight"
+	case due == "-":
+		return "none"
+	case r.HeldSince != nil:
+		return due + " since " + r.HeldSince.Format(time.RFC3339)
+	case r.ScheduledFor != nil:
+		return due + " (" + r.ScheduledFor.Format(time.RFC3339) + ")"
+	default:
+		return due
+	}
+}
+
+// describeAttempts is the ledger as text.
+func describeAttempts(attempts []store.AttemptRow) string {
+	var b strings.Builder
+	for i := range attempts {
+		a := &attempts[i]
+		took := "an unknown time"
+		if a.DurationMS != nil {
+			took = (time.Duration(*a.DurationMS) * time.Millisecond).String()
+		}
+		fmt.Fprintf(&b, "\nround %d, attempt %d: %s", a.Round, a.Attempt, a.Outcome)
+		if a.FailureKind != nil {
+			fmt.Fprintf(&b, " (%s)", *a.FailureKind)
+		}
+		fmt.Fprintf(&b, "\n  %s, took %s, by %s\n", a.StartedAt.Format(time.RFC3339Nano), took, printable(a.Node))
+		if a.StatusCode != nil {
+			fmt.Fprintf(&b, "  HTTP %d\n", *a.StatusCode)
+		}
+		if a.Error != nil {
+			fmt.Fprintf(&b, "  error: %s\n", printable(*a.Error))
+		}
+		if len(a.ResponseBody) > 0 {
+			fmt.Fprintf(&b, "  response: %s\n", excerpt(string(a.ResponseBody), shownBody))
+		}
+	}
+	if len(attempts) == 0 {
+		b.WriteString("\nno attempt yet\n")
+	}
+	return b.String()
+}
+
+// excerpt is the beginning of what somebody else wrote, as it can be shown in a terminal.
+func excerpt(s string, limit int) string {
+	short := cut(s, limit)
+	if utf8.ValidString(short) {
+		return printable(short)
+	}
+	quoted := strconv.QuoteToGraphic(short)
+	return quoted[1 : len(quoted)-1]
+}
+
+// actionFlags say what an action is for.
+type actionFlags struct {
+	databaseFlags
+	filterFlags
+	IDs    []string `arg:"" optional:"" name:"id" help:"Deliveries, by id or delivery_uuid; instead of a filter."`
+	DryRun bool     `help:"Only count them."`
+	Yes    bool     `help:"Do not ask before changing what a filter selects."`
+	JSON   bool     `name:"json" help:"Print one JSON object."`
+}
+
+func (f *actionFlags) Validate() error { return f.check() }
+
+type retryCmd struct{ actionFlags }
+
+func (cmd *retryCmd) Run(ctx context.Context, c console) error {
+	return cmd.run(ctx, c, action{
+		kind: store.ActionRetry, verb: "retry", past: "retried",
+		do: func(ctx context.Context, st *store.Store, f store.Filter, progress func(int)) (store.Result, error) {
+			return st.Retry(ctx, f, progress)
+		},
+	})
+}
+
+type cancelCmd struct{ actionFlags }
+
+func (cmd *cancelCmd) Run(ctx context.Context, c console) error {
+	return cmd.run(ctx, c, action{
+		kind: store.ActionCancel, verb: "cancel", past: "canceled",
+		do: func(ctx context.Context, st *store.Store, f store.Filter, progress func(int)) (store.Result, error) {
+			return st.Cancel(ctx, f, progress)
+		},
+	})
+}
+
+type replayCmd struct {
+	actionFlags
+	EndpointURL string `name:"endpoint-url" placeholder:"URL" help:"Send them there instead."`
+}
+
+func (cmd *replayCmd) Validate() error {
+	if cmd.EndpointURL != "" {
+		if err := checkEndpointURL(cmd.EndpointURL); err != nil {
+			return fmt.Errorf("--endpoint-url: %w", err)
+		}
+	}
+	return cmd.actionFlags.Validate()
+}
+
+func (cmd *replayCmd) Run(ctx context.Context, c console) error {
+	return cmd.run(ctx, c, action{
+		kind: store.ActionReplay, verb: "replay", past: "replayed",
+		do: func(ctx context.Context, st *store.Store, f store.Filter, progress func(int)) (store.Result, error) {
+			return st.Replay(ctx, f, cmd.EndpointURL, progress)
+		},
+	})
+}
+
+// checkEndpointURL refuses what could not be sent to.
+func checkEndpointURL(endpoint string) error {
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || !utf8.ValidString(endpoint) {
+		return fmt.Errorf("%s is not an endpoint: https://HOST/PATH or http://HOST/PATH", strconv.QuoteToGraphic(endpoint))
+	}
+	return nil
+}
+
+// action is retry, replay or cancel.
+type action struct {
+	kind       store.Action
+	verb, past string
+	do         func(context.Context, *store.Store, store.Filter, func(int)) (store.Result, error)
+}
+
+func (f *actionFlags) run(ctx context.Context, c console, a action) error {
+	filter, err := f.selection(a)
+	if err != nil {
+		return usageError{err}
+	}
+	ask := len(f.IDs) == 0 && !f.DryRun && !f.Yes
+	if ask && !isTerminal(c.in) {
+		return usageError{fmt.Errorf("say --yes to %s all that the filter selects, or --dry-run to count them", a.verb)}
+	}
+	pool, st, err := f.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	f.explain(c)
+	if ask || f.DryRun {
+		n, err := st.Count(ctx, a.kind, filter)
+		if err != nil {
+			return explainDatabaseError(err, "support")
+		}
+		if f.DryRun {
+			return f.report(c, "would_"+a.verb, "would "+a.verb, n)
+		}
+		if n > 0 {
+			yes, err := confirm(ctx, c, fmt.Sprintf("%s %s? [y/N] ", capital(a.verb), counted(n)))
+			if err != nil {
+				return err
+			}
+			if !yes {
+				_, _ = fmt.Fprintln(c.err, "nothing was changed")
+				return exitError(exitFailed)
+			}
+		}
+	}
+	progress, clearProgress := progressOf(c, a)
+	result, err := a.do(ctx, st, filter, progress)
+	clearProgress()
+	if err != nil {
+		err = explainDatabaseError(err, "support")
+		if result.Changed > 0 {
+			err = hintError{err, fmt.Sprintf("%s %d before that; the same command goes on from there", a.past, result.Changed)}
+		}
+		return err
+	}
+	if err := f.report(c, a.past, a.past, result.Changed); err != nil {
+		return err
+	}
+	for _, u := range result.Unchanged {
+		_, _ = fmt.Fprintln(c.err, whyNot(a, u))
+	}
+	if len(result.Unchanged) > 0 {
+		return exitError(exitFailed)
+	}
+	return nil
+}
+
+// selection is what the flags say, if that is something to act on.
+func (f *actionFlags) selection(a action) (store.Filter, error) {
+	filter := f.filter()
+	filters := f.Organization != "" || f.CausedBy != "" || f.Origin != "" || f.Endpoint != "" || !f.Since.IsZero()
+	switch {
+	case len(f.IDs) == 0 && len(f.Status) == 0 && !filters:
+		return filter, fmt.Errorf("%s which deliveries? Name them by id, or give at least one of --status, --organization, --run, --origin, --endpoint and --since", a.verb)
+	// With ids, --status is how a delivery that succeeded is replayed.
+	case len(f.IDs) > 0 && (filters || len(f.Status) > 0 && a.kind != store.ActionReplay):
+		return filter, errors.New("either ids or a filter, not both")
+	}
+	for _, status := range filter.Statuses {
+		switch {
+		case a.kind == store.ActionReplay && status == delivery.StatusPending:
+			return filter, errors.New("--status pending: a pending delivery is not over yet: retry or cancel it")
+		case a.kind != store.ActionReplay && status != delivery.StatusPending:
+			return filter, fmt.Errorf("--status %s: only pending deliveries can be %s", status, a.past)
+		}
+	}
+	for _, name := range f.IDs {
+		if err := nameDelivery(&filter, name); err != nil {
+			return filter, err
+		}
+	}
+	return filter, nil
+}
+
+// report says how many.
+func (f *actionFlags) report(c console, key, words string, n int) error {
+	if f.JSON {
+		return printJSON(c.out, map[string]int{key: n})
+	}
+	_, err := fmt.Fprintf(c.out, "%s %s\n", words, counted(n))
+	return err
+}
+
+func counted(n int) string {
+	if n == 1 {
+		return "1 delivery"
+	}
+	return fmt.Sprintf("%d deliveries", n)
+}
+
+func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+// confirm asks in the terminal. Everything but yes is no.
+func confirm(ctx context.Context, c console, question string) (bool, error) {
+	_, _ = fmt.Fprint(c.err, question)
+	answer := make(chan string, 1)
+	go func() { // it cannot be interrupted; the program ends soon
+		line, _ := bufio.NewReader(io.LimitReader(c.in, 1000)).ReadString('\n')
+		answer <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case <-ctx.Done():
+		_, _ = fmt.Fprintln(c.err)
+		return false, fmt.Errorf("nothing was changed: %w", ctx.Err())
+	case a := <-answer:
+		return a == "y" || a == "yes", nil
+	}
+}
+
+// progressOf shows, in a terminal, how far a long action is. done takes that away again.
+func progressOf(c console, a action) (progress func(int), done func()) {
+	if !isTerminal(c.err) {
+		return nil, func() {}
+	}
+	shown := false
+	return func(n int) {
+			shown = true
+			_, _ = fmt.Fprintf(c.err, "\r%s %s", a.past, counted(n))
+		}, func() {
+			if shown {
+				_, _ = fmt.Fprint(c.err, "\r\x1b[K")
+			}
+		}
+}
+
+// whyNot says why an action did not change a delivery.
+func whyNot(a action, u store.Unchanged) string {
+	name := u.UUID
+	if name == "" {
+		name = strconv.FormatInt(u.ID, 10)
+	}
+	why := "it is " + string(u.Status)
+	switch {
+	case u.Status == delivery.StatusUnknown:
+		why = "there is no such delivery"
+	case a.kind == store.ActionRetry && u.Sending && u.Status == delivery.StatusPending:
+		why = "it is being sent"
+	case a.kind == store.ActionRetry && u.Status == delivery.StatusPending:
+		why = "it is due already"
+	case a.kind == store.ActionRetry:
+		why += ": replay starts it over"
+	case a.kind == store.ActionReplay && u.Status == delivery.StatusPending:
+		why += ": retry brings its next attempt forward"
+	case a.kind == store.ActionReplay:
+		why += ": say --status " + string(u.Status) + " if it is meant"
+	}
+	return fmt.Sprintf("%s was not %s: %s", name, a.past, why)
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// version is set at build time.
+var version = ""
+
+// Exit codes.
+const (
+	exitOK      = 0
+	exitFailed  = 1
+	exitUsage   = 2
+	exitPending = 3 // send --wait: not decided yet
+)
+
+// commands is the command line.
+type commands struct {
+	Serve      serveCmd      `cmd:"" help:"Deliver: the worker, the sweeper and an HTTP listener. Settings come from flags or the environment; the database from RIVERHOOK_DATABASE_URL, the file that RIVERHOOK_DATABASE_URL_FILE names, or DATABASE_URL."`
+	Migrate    migrateCmd    `cmd:"" help:"Bring a database to riverhook's schema and River's, and grant roles."`
+	Send       sendCmd       `cmd:"" help:"Enqueue one delivery."`
+	Deliveries deliveriesCmd `cmd:"" help:"Look at deliveries; retry, replay and cancel them."`
+	Sweep      sweepCmd      `cmd:"" help:"Sweep now: give overdue deliveries without a live job one, and take back what a dead node held."`
+	Help       helpCmd       `cmd:"" help:"Explain a topic: retries."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+}
+
+// console is where a command writes, and what it reads.
+type console struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+func main() { os.Exit(run(os.Args[1:], console{os.Stdin, os.Stdout, os.Stderr})) }
+
+// run is main, with an exit code.
+func run(args []string, c console) int {
+	dropEmptySettings()
+	// The second signal ends the process at once: leases run out, and the sweep takes the deliveries back.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+
+	var cli commands
+	exited := -1
+	parser, err := kong.New(&cli,
+		kong.Name("riverhook"),
+		kong.Description("Delivers outbound webhooks from your Postgres."),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Writers(c.out, c.err),
+		kong.Exit(func(code int) { exited = code }),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(c),
+		kong.ValueFormatter(formatHelp),
+		helpVars(),
+	)
+	if err != nil {
+		panic(err) // the command line's own definition is wrong
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	parsed, err := parser.Parse(args)
+	if exited >= 0 { // --help
+		return exited
+	}
+	if err == nil {
+		err = parsed.Run()
+	} else {
+		err = usageError{err}
+	}
+	return report(c, err)
+}
+
+// usageError is a mistake in how the program was called.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// hintError says what went wrong, and what to do about it.
+type hintError struct {
+	err  error
+	hint string
+}
+
+func (e hintError) Error() string { return e.err.Error() + "\n  " + e.hint }
+func (e hintError) Unwrap() error { return e.err }
+
+// exitError ends the program with a code and without a word more.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit %d", int(e)) }
+
+// report says what went wrong in words, and turns it into an exit code.
+func report(c console, err error) int {
+	var exit exitError
+	var usage usageError
+	var parse *kong.ParseError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &exit):
+		return int(exit)
+	}
+	_, _ = fmt.Fprintln(c.err, "riverhook:", strings.TrimPrefix(err.Error(), "riverhook: "))
+	if errors.As(err, &usage) || errors.As(err, &parse) {
+		_, _ = fmt.Fprintln(c.err, `  see "riverhook --help", or "riverhook COMMAND --help"`)
+		return exitUsage
+	}
+	return exitFailed
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(c console) error {
+	_, err := fmt.Fprintln(c.out, "riverhook", programVersion())
+	return err
+}
+
+// programVersion is the version that was built in, or else the module's.
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "dev"
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/riverhook/riverhook/migrations"
+)
+
+type migrateCmd struct {
+	Up     migrateUpCmd     `cmd:"" help:"Bring the database to this program's schema. Safe to run twice, from several machines, and under load."`
+	Down   migrateDownCmd   `cmd:"" help:"Go back to an older schema."`
+	Status migrateStatusCmd `cmd:"" help:"Say where the database stands. Exit code 1 when \"serve\" would refuse it."`
+	Grant  migrateGrantCmd  `cmd:"" help:"Give a role what it needs, and nothing else."`
+}
+
+// migrationPool is a pool on the database, without a look at its schema.
+func (f databaseFlags) migrationPool(ctx context.Context) (*pgxpool.Pool, error) {
+	config, err := f.config()
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	ping, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := pool.Ping(ping); err != nil {
+		pool.Close()
+		return nil, hintError{err, "is Postgres up, and is the URL right (RIVERHOOK_DATABASE_URL, --database-url)?"}
+	}
+	return pool, nil
+}
+
+type migrateUpCmd struct {
+	databaseFlags
+	logFlags
+}
+
+func (cmd *migrateUpCmd) Run(ctx context.Context, c console) error {
+	pool, err := cmd.migrationPool(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	report, err := migrations.Up(ctx, pool, migrations.Options{Schema: string(cmd.Schema), Log: cmd.logger(c)})
+	if err != nil {
+		return err
+	}
+	return printReport(c, string(cmd.Schema), report)
+}
+
+type migrateDownCmd struct {
+	databaseFlags
+	logFlags
+	To  int  `required:"" placeholder:"N" help:"Version to go back to; 0 removes all of riverhook's tables and River's."`
+	Yes bool `help:"Really drop the rows that are in the tables which go."`
+}
+
+func (cmd *migrateDownCmd) Run(ctx context.Context, c console) error {
+	if cmd.To < 0 {
+		return usageError{errors.New("--to: 0 or the number of a migration")}
+	}
+	pool, err := cmd.migrationPool(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	status, err := migrations.Inspect(ctx, pool, string(cmd.Schema))
+	if err != nil {
+		return err
+	}
+	if cmd.To < status.Version && !cmd.Yes {
+		return usageError{fmt.Errorf("going back from version %d to %d drops tables with all their rows: say --yes if that is meant", status.Version, cmd.To)}
+	}
+	report, err := migrations.Down(ctx, pool, migrations.Options{Schema: string(cmd.Schema), Log: cmd.logger(c)}, cmd.To)
+	if err != nil {
+		return err
+	}
+	return printReport(c, string(cmd.Schema), report)
+}
+
+func printReport(c console, schema string, r migrations.Report) (err error) {
+	if r.Changed() {
+		_, err = fmt.Fprintf(c.out, "schema %s: version %d (was %d), River %d (was %d)\n", schema, r.To, r.From, r.RiverTo, r.RiverFrom)
+	} else {
+		_, err = fmt.Fprintf(c.out, "schema %s: version %d, River %d: nothing to do\n", schema, r.To, r.RiverTo)
+	}
+	return err
+}
+
+type migrateStatusCmd struct{ databaseFlags }
+
+func (cmd *migrateStatusCmd) Run(ctx context.Context, c console) error {
+	pool, err := cmd.migrationPool(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	status, err := migrations.Inspect(ctx, pool, string(cmd.Schema))
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintf(c.out, "schema %s: version %d of %d, River %d of %d\n", string(cmd.Schema), status.Version, migrations.Latest, status.River, status.RiverLatest)
+	if !status.AppliedAt.IsZero() && status.Version > 0 {
+		_, _ = fmt.Fprintf(c.out, "reached %s\n", status.AppliedAt.UTC().Format(time.RFC3339))
+	}
+	return status.Check(string(cmd.Schema))
+}
+
+type migrateGrantCmd struct {
+	databaseFlags
+	Role string `arg:"" help:"An existing role."`
+	As   string `enum:"application,support,reader,service" default:"application" help:"What it is: application (may enqueue), reader (may look), support (may look, replay, retry and cancel) or service (what \"serve\" needs, without DDL); default ${default}."`
+}
+
+func (cmd *migrateGrantCmd) Run(ctx context.Context, c console) error {
+	pool, err := cmd.migrationPool(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := migrations.Grant(ctx, pool, string(cmd.Schema), cmd.Role, cmd.As); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.out, "%s is now %s in schema %s\n", cmd.Role, cmd.As, string(cmd.Schema))
+	return err
+}

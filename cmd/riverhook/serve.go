@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	stdlog "log"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
+)
+
+// serveCmd has every setting of the service.
+type serveCmd struct {
+	schemaFlag
+	policyFlags
+	logFlags
+	Migrate           bool      `help:"Bring the database's schema up first, as \"riverhook migrate up\" does."`
+	Listen            string    `env:"RIVERHOOK_LISTEN" default:"127.0.0.1:8090" help:"Address of the HTTP listener: /healthz, /readyz and River UI (default ${default})."`
+	Concurrency       int       `env:"RIVERHOOK_CONCURRENCY" default:"2000" help:"Attempts in flight (default ${default})."`
+	DBMaxConns        int       `name:"db-max-conns" env:"RIVERHOOK_DB_MAX_CONNS" default:"20" help:"Connections to Postgres, all together (default ${default})."`
+	PollOnly          bool      `env:"RIVERHOOK_POLL_ONLY" default:"false" help:"Poll instead of LISTEN, as a transaction pooler needs it."`
+	Timeout           duration  `env:"RIVERHOOK_TIMEOUT" default:"30s" help:"Of one attempt, from name resolution to the end of the answer (default ${default})."`
+	Lease             *duration `env:"RIVERHOOK_LEASE" placeholder:"DURATION" help:"How long a claim holds without an outcome (default: timeout + 60s; at least timeout + 2s)."`
+	SweepInterval     duration  `env:"RIVERHOOK_SWEEP_INTERVAL" default:"15s" help:"Time between two sweeps (default ${default})."`
+	HeaderPrefix      string    `env:"RIVERHOOK_HEADER_PREFIX" default:"X-Riverhook-" help:"Of the headers that identify a delivery (default ${default})."`
+	MissingCredential string    `env:"RIVERHOOK_MISSING_CREDENTIAL" default:"fail" enum:"fail,send" help:"What to do with a delivery whose credential is missing: ${enum} (default ${default})."`
+	MaxPayload        byteSize  `env:"RIVERHOOK_MAX_PAYLOAD" default:"1MiB" help:"Largest payload that is sent; a larger one is parked (default ${default})."`
+}
+
+// Validate checks each setting, and those that do not fit each other.
+func (s *serveCmd) Validate() error {
+	if err := s.policyFlags.check(); err != nil {
+		return err
+	}
+	timeout := time.Duration(s.Timeout)
+	switch {
+	case s.Concurrency < 1 || s.Concurrency > 10_000:
+		return errors.New("--concurrency (RIVERHOOK_CONCURRENCY): from 1 to 10000")
+	case s.DBMaxConns < node.MinConns || s.DBMaxConns > 1000:
+		return fmt.Errorf("--db-max-conns (RIVERHOOK_DB_MAX_CONNS): from %d to 1000", node.MinConns)
+	case timeout < 10*time.Millisecond || timeout > time.Hour:
+		return errors.New("--timeout (RIVERHOOK_TIMEOUT): from 10ms to 1h")
+	case s.lease() < timeout+2*time.Second:
+		return fmt.Errorf("--lease (RIVERHOOK_LEASE): %s is too short, an attempt may take %s: at least %s", s.lease(), timeout, timeout+2*time.Second)
+	case s.SweepInterval < duration(time.Second) || s.SweepInterval > duration(time.Hour):
+		return errors.New("--sweep-interval (RIVERHOOK_SWEEP_INTERVAL): from 1s to 1h")
+	case !validHeaderPrefix(s.HeaderPrefix):
+		return errors.New("--header-prefix (RIVERHOOK_HEADER_PREFIX): letters, digits and dashes, such as X-Riverhook-")
+	}
+	if _, _, err := net.SplitHostPort(s.Listen); err != nil {
+		return errors.New("--listen (RIVERHOOK_LISTEN): an address such as 127.0.0.1:8090")
+	}
+	return nil
+}
+
+func (s *serveCmd) lease() time.Duration {
+	if s.Lease != nil {
+		return time.Duration(*s.Lease)
+	}
+	return time.Duration(s.Timeout) + 60*time.Second
+}
+
+func validHeaderPrefix(prefix string) bool {
+	for _, c := range prefix {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return prefix != "" && len(prefix) <= 50
+}
+
+// Run serves until it is told to stop.
+func (s *serveCmd) Run(ctx context.Context, c console) error {
+	database, err := databaseFromEnvironment()
+	if err != nil {
+		return err
+	}
+	log := s.logger(c)
+	// What libraries say through the standard logger may quote what a receiver sent.
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(slog.NewLogLogger(log.Handler(), slog.LevelDebug).Writer())
+	n, err := node.New(node.Config{
+		Database: database, Schema: string(s.Schema), Log: log, Version: programVersion(),
+		Concurrency: s.Concurrency, MaxConns: s.DBMaxConns, PollOnly: s.PollOnly, Migrate: s.Migrate,
+		Timeout: time.Duration(s.Timeout), Lease: s.lease(), Policy: s.policy(), SweepInterval: time.Duration(s.SweepInterval),
+		HeaderPrefix: s.HeaderPrefix, MaxPayload: int(s.MaxPayload), SendWithoutCredential: s.MissingCredential == "send",
+	})
+	if err != nil {
+		return err
+	}
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", s.Listen)
+	if err != nil {
+		return hintError{fmt.Errorf("cannot listen on %s: %w", s.Listen, err), "choose another address with --listen or RIVERHOOK_LISTEN"}
+	}
+	log.Info("riverhook", "version", programVersion(), "node", n.ID, "listen", "http://"+listener.Addr().String())
+
+	server := newServer(n, listener.Addr())
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	group.Go(func() error {
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			if server.Shutdown(ctx) != nil {
+				_ = server.Close()
+			}
+		}()
+		return n.Run(ctx)
+	})
+	err = group.Wait()
+	if err == nil {
+		log.Info("stopped")
+	}
+	return err
+}
