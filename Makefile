@@ -55,7 +55,8 @@ check: build vet fmt lint ## all that CI checks; needs a C compiler
 
 .PHONY: demo
 demo: build ## show riverhook at work; STAY=1 leaves it running until Ctrl-C
-	go run ./cmd/demo $(if $(STAY),-stay)
+	go build -o bin/demo ./cmd/demo
+	bin/demo $(if $(STAY),-stay)
 
 .PHONY: clean
 clean: ## remove what the other targets built

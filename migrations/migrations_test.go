@@ -91,7 +91,7 @@ func TestSchemas(t *testing.T) {
 func TestSchemaNames(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{"", "1x", "a-b", `a"b`, "a b", "public", "pg_x", "information_schema", strings.Repeat("x", 47), "ünder"} {
-		assert.Error(t, migrations.CheckSchemaName(bad), bad)
+		require.Error(t, migrations.CheckSchemaName(bad), bad)
 	}
 	for _, good := range []string{"riverhook", "_x", "A1", strings.Repeat("x", 46)} {
 		assert.NoError(t, migrations.CheckSchemaName(good), good)

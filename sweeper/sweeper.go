@@ -145,7 +145,7 @@ type JobArgs struct{}
 // Kind is River's name of the job.
 func (JobArgs) Kind() string { return "riverhook_sweep" }
 
-// InsertOpts: one try, and not unique, since a job whose node was killed would block the next ones. Two sweeps at a time
+// InsertOpts are one try, and not unique, since a job whose node was killed would block the next ones. Two sweeps at a time
 // are kept apart by a lock.
 func (JobArgs) InsertOpts() river.InsertOpts { return river.InsertOpts{Queue: Queue, MaxAttempts: 1} }
 

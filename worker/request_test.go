@@ -368,8 +368,8 @@ func TestRequestBody(t *testing.T) {
 				assert.Equal(t, method, got.Method)
 				assert.Equal(t, int64(len(payload)), got.ContentLength)
 				assert.Empty(t, got.TransferEncoding)
-				assert.True(t, payload == string(body), "the body is the payload, byte for byte")
-				assert.True(t, payload == string(d.Payload), "the payload stays as it is")
+				assert.Equal(t, payload, string(body), "the body is the payload, byte for byte")
+				assert.Equal(t, payload, string(d.Payload), "the payload stays as it is")
 				assert.Equal(t, "application/json", got.Header.Get("Content-Type"))
 			})
 		}

@@ -258,7 +258,7 @@ func TestSendWhatTheReceiverGets(t *testing.T) {
 		if method == "GET" || method == "DELETE" {
 			assert.Empty(t, request.body, method)
 		} else {
-			assert.Equal(t, payload, request.body, method)
+			assert.Equal(t, payload, request.body, method) //nolint:testifylint // byte for byte is meant
 			want.Set("Content-Length", strconv.Itoa(len(payload)))
 		}
 		assert.Equal(t, want, request.header, "%s: nothing else, no cookie and no Accept-Encoding", method)

@@ -15,7 +15,7 @@ type helpCmd struct {
 type helpRetriesCmd struct{ policyFlags }
 
 // Validate checks the settings.
-func (cmd *helpRetriesCmd) Validate() error { return cmd.policyFlags.check() }
+func (cmd *helpRetriesCmd) Validate() error { return cmd.check() }
 
 // middle is the jitter argument that leaves a delay as it is.
 const middle = 0.5

@@ -170,13 +170,14 @@ func (cmd *sendCmd) wait(ctx context.Context, c console, st *store.Store, e stor
 }
 
 func (cmd *sendCmd) outcome(c console, row store.Row) error {
-	if cmd.JSON {
+	switch {
+	case cmd.JSON:
 		if err := json.NewEncoder(c.out).Encode(row); err != nil {
 			return err
 		}
-	} else if row.Status == delivery.StatusSucceeded {
+	case row.Status == delivery.StatusSucceeded:
 		_, _ = fmt.Fprintf(c.out, "delivered: HTTP %d at attempt %d\n", number(row.LastStatusCode), row.AttemptCount)
-	} else {
+	default:
 		_, _ = fmt.Fprintf(c.out, "%s after %d attempts: %s\n", row.Status, row.AttemptCount, printable(text(row.LastError)))
 	}
 	if row.Status != delivery.StatusSucceeded {

@@ -35,7 +35,7 @@ type serveCmd struct {
 
 // Validate checks each setting, and those that do not fit each other.
 func (s *serveCmd) Validate() error {
-	if err := s.policyFlags.check(); err != nil {
+	if err := s.check(); err != nil {
 		return err
 	}
 	timeout := time.Duration(s.Timeout)

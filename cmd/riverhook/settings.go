@@ -147,7 +147,7 @@ func (f logFlags) logger(c console) *slog.Logger {
 	if f.LogFormat == "json" || f.LogFormat == "auto" && !terminal {
 		return slog.New(slog.NewJSONHandler(c.err, &slog.HandlerOptions{Level: level}))
 	}
-	return slog.New(tint.NewHandler(c.err, &tint.Options{Level: level, TimeFormat: time.TimeOnly + ".000", NoColor: !terminal}))
+	return slog.New(tint.NewTextHandler(c.err, &tint.Options{Level: level, TimeFormat: time.TimeOnly + ".000", NoColor: !terminal}))
 }
 
 func isTerminal(stream any) bool {

@@ -18,7 +18,7 @@ type sweepCmd struct {
 }
 
 // Validate checks the settings.
-func (cmd *sweepCmd) Validate() error { return cmd.policyFlags.check() }
+func (cmd *sweepCmd) Validate() error { return cmd.check() }
 
 // Run sweeps once.
 func (cmd *sweepCmd) Run(ctx context.Context, c console) error {

@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,7 +78,7 @@ func TestClaimVerdicts(t *testing.T) {
 	_, err = tx.Exec(ctx, `SELECT FROM riverhook.deliveries WHERE id = $1 FOR UPDATE`, jobs[6].DeliveryID)
 	require.NoError(t, err)
 
-	asked := append(jobs, jobs[0], jobs[7]) // two of them twice
+	asked := append(slices.Clone(jobs), jobs[0], jobs[7]) // two of them twice
 	got := claim(t, st, "me", limits, asked...)
 	assert.Equal(t, []store.ClaimVerdict{
 		store.ClaimTaken, store.ClaimGone, store.ClaimGone, store.ClaimGone, store.ClaimGone, store.ClaimGone, store.ClaimBusy, store.ClaimTaken,

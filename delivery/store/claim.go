@@ -14,14 +14,14 @@ import (
 type ClaimVerdict int
 
 const (
-	// ClaimGone: there is nothing to send for this job. The row is not pending, not due, claimed by somebody, of another
+	// ClaimGone says that there is nothing to send for this job. The row is not pending, not due, claimed by somebody, of another
 	// generation, or not there.
 	ClaimGone ClaimVerdict = iota
-	// ClaimBusy: the row could be claimed, but somebody holds its lock. Try again later.
+	// ClaimBusy says that the row could be claimed, but somebody holds its lock. Try again later.
 	ClaimBusy
-	// ClaimDeferred: the batch was full. Try again at once.
+	// ClaimDeferred says that the batch was full. Try again at once.
 	ClaimDeferred
-	// ClaimTaken: claimed.
+	// ClaimTaken says that it was claimed.
 	ClaimTaken
 )
 

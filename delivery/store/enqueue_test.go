@@ -205,7 +205,7 @@ func TestConstraints(t *testing.T) {
 		`(endpoint_url, payload) VALUES ('http://a/', '{')`,
 	} {
 		_, err := db.Pool.Exec(context.Background(), `INSERT INTO riverhook.deliveries `+values)
-		assert.Error(t, err, values)
+		require.Error(t, err, values)
 	}
 	assert.Zero(t, pgtest.Scalar[int](t, db, jobsSQL))
 }

@@ -37,7 +37,7 @@ func ExampleEnqueueTx() {
 		return err
 	})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
 	}
 	// Output: created: true
 }

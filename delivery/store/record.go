@@ -28,12 +28,12 @@ type Attempt struct {
 type RecordVerdict int
 
 const (
-	// RecordLost: the claim was taken away. Nothing was changed but, where there is one, the attempt's own abandoned row
+	// RecordLost says that the claim was taken away. Nothing was changed but, where there is one, the attempt's own abandoned row
 	// in the ledger, which now says what really happened.
 	RecordLost RecordVerdict = iota
-	// RecordBusy: the row is still this claim's, but somebody holds its lock. Try again.
+	// RecordBusy says that the row is still this claim's, but somebody holds its lock. Try again.
 	RecordBusy
-	// Recorded: the outcome is in the row and in the ledger, and the job of the next attempt, if any, is in the queue.
+	// Recorded says that the outcome is in the row and in the ledger, and the job of the next attempt, if any, is in the queue.
 	Recorded
 )
 
