@@ -19,11 +19,11 @@ const (
 	connectTimeout = 10 * time.Second
 )
 
-// open connects to the database of a command, and looks whether its schema is there. The caller closes the pool.
-func (f databaseFlags) open(ctx context.Context) (*pgxpool.Pool, *store.Store, error) {
+// connect connects to the database of a command. The caller closes the pool.
+func (f databaseFlags) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	config, err := f.config()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	config.MaxConns, config.MinConns, config.MinIdleConns = commandConns, 0, 0
 	config.ConnConfig.ConnectTimeout = connectTimeout
@@ -32,22 +32,34 @@ func (f databaseFlags) open(ctx context.Context) (*pgxpool.Pool, *store.Store, e
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
-		return nil, nil, fmt.Errorf("connect to the database: %w", err)
+		return nil, fmt.Errorf("connect to the database: %w", err)
 	}
-	if err := f.checkDatabase(ctx, pool); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		// pgx names user, host and database, and never the password.
+		return nil, hintError{fmt.Errorf("cannot connect: %w", err), "is Postgres up, and is the URL right (--database-url, RIVERHOOK_DATABASE_URL)?"}
+	}
+	return pool, nil
+}
+
+// open connects, and looks whether the schema is there. The caller closes the pool.
+func (f databaseFlags) open(ctx context.Context) (*pgxpool.Pool, *store.Store, error) {
+	pool, err := f.connect(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := f.checkSchema(ctx, pool); err != nil {
 		pool.Close()
 		return nil, nil, err
 	}
 	return pool, store.New(pool, string(f.Schema)), nil
 }
 
-func (f databaseFlags) checkDatabase(ctx context.Context, pool *pgxpool.Pool) error {
+func (f databaseFlags) checkSchema(ctx context.Context, pool *pgxpool.Pool) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if err := pool.Ping(ctx); err != nil {
-		// pgx names user, host and database, and never the password.
-		return hintError{fmt.Errorf("cannot connect: %w", err), "is Postgres up, and is the URL right (--database-url, RIVERHOOK_DATABASE_URL)?"}
-	}
 	status, err := migrations.Inspect(ctx, pool, string(f.Schema))
 	var pg *pgconn.PgError
 	switch {

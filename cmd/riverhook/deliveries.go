@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -520,7 +519,7 @@ type replayCmd struct {
 
 func (cmd *replayCmd) Validate() error {
 	if cmd.EndpointURL != "" {
-		if err := checkEndpointURL(cmd.EndpointURL); err != nil {
+		if _, err := delivery.ParseEndpoint(cmd.EndpointURL); err != nil {
 			return fmt.Errorf("--endpoint-url: %w", err)
 		}
 	}
@@ -534,15 +533,6 @@ func (cmd *replayCmd) Run(ctx context.Context, c console) error {
 			return st.Replay(ctx, f, cmd.EndpointURL, progress)
 		},
 	})
-}
-
-// checkEndpointURL refuses what could not be sent to.
-func checkEndpointURL(endpoint string) error {
-	u, err := url.Parse(endpoint)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || !utf8.ValidString(endpoint) {
-		return fmt.Errorf("%s is not an endpoint: https://HOST/PATH or http://HOST/PATH", strconv.QuoteToGraphic(endpoint))
-	}
-	return nil
 }
 
 // action is retry, replay or cancel.

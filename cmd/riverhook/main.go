@@ -69,7 +69,7 @@ func run(args []string, c console) int {
 	if err != nil {
 		panic(err) // the command line's own definition is wrong
 	}
-	if len(args) == 0 {
+	if len(args) == 0 || len(args) == 1 && args[0] == "help" {
 		args = []string{"--help"}
 	}
 	parsed, err := parser.Parse(args)

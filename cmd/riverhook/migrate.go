@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/riverhook/riverhook/migrations"
 )
 
@@ -18,32 +16,13 @@ type migrateCmd struct {
 	Grant  migrateGrantCmd  `cmd:"" help:"Give a role what it needs, and nothing else."`
 }
 
-// migrationPool is a pool on the database, without a look at its schema.
-func (f databaseFlags) migrationPool(ctx context.Context) (*pgxpool.Pool, error) {
-	config, err := f.config()
-	if err != nil {
-		return nil, err
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, err
-	}
-	ping, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if err := pool.Ping(ping); err != nil {
-		pool.Close()
-		return nil, hintError{err, "is Postgres up, and is the URL right (RIVERHOOK_DATABASE_URL, --database-url)?"}
-	}
-	return pool, nil
-}
-
 type migrateUpCmd struct {
 	databaseFlags
 	logFlags
 }
 
 func (cmd *migrateUpCmd) Run(ctx context.Context, c console) error {
-	pool, err := cmd.migrationPool(ctx)
+	pool, err := cmd.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -66,7 +45,7 @@ func (cmd *migrateDownCmd) Run(ctx context.Context, c console) error {
 	if cmd.To < 0 {
 		return usageError{errors.New("--to: 0 or the number of a migration")}
 	}
-	pool, err := cmd.migrationPool(ctx)
+	pool, err := cmd.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -97,7 +76,7 @@ func printReport(c console, schema string, r migrations.Report) (err error) {
 type migrateStatusCmd struct{ databaseFlags }
 
 func (cmd *migrateStatusCmd) Run(ctx context.Context, c console) error {
-	pool, err := cmd.migrationPool(ctx)
+	pool, err := cmd.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -120,7 +99,7 @@ type migrateGrantCmd struct {
 }
 
 func (cmd *migrateGrantCmd) Run(ctx context.Context, c console) error {
-	pool, err := cmd.migrationPool(ctx)
+	pool, err := cmd.connect(ctx)
 	if err != nil {
 		return err
 	}

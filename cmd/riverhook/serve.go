@@ -48,8 +48,8 @@ func (s *serveCmd) Validate() error {
 		return errors.New("--timeout (RIVERHOOK_TIMEOUT): from 10ms to 1h")
 	case s.lease() < timeout+2*time.Second:
 		return fmt.Errorf("--lease (RIVERHOOK_LEASE): %s is too short, an attempt may take %s: at least %s", s.lease(), timeout, timeout+2*time.Second)
-	case s.SweepInterval < duration(time.Second) || s.SweepInterval > duration(time.Hour):
-		return errors.New("--sweep-interval (RIVERHOOK_SWEEP_INTERVAL): from 1s to 1h")
+	case s.SweepInterval < duration(100*time.Millisecond) || s.SweepInterval > duration(time.Hour):
+		return errors.New("--sweep-interval (RIVERHOOK_SWEEP_INTERVAL): from 100ms to 1h")
 	case !validHeaderPrefix(s.HeaderPrefix):
 		return errors.New("--header-prefix (RIVERHOOK_HEADER_PREFIX): letters, digits and dashes, such as X-Riverhook-")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/migrations/pgtest"
 )
@@ -491,6 +492,38 @@ func TestRetryNow(t *testing.T) {
 	db.Exec(t, `UPDATE riverhook.deliveries SET scheduled_for = now() WHERE id = $1 AND status = 'pending'`, id)
 	eventually(t, db, "succeeded round 0 attempts 1 abandoned 0 200 -", rowSQL, id)
 	assert.Equal(t, 1, r.count())
+}
+
+// All pools together stay within the one setting.
+func TestConnections(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	g := newGate(t)
+	c := config(t, db)
+	c.MaxConns = node.MinConns
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) SELECT $1 FROM generate_series(1, 500)`, g.URL)
+	start(t, c)
+	most := 0
+	for range 500 {
+		g.wait(t)
+		g.open <- 200
+		most = max(most, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'riverhook %'`))
+	}
+	eventually(t, db, 500, `SELECT count(*)::int FROM riverhook.deliveries WHERE status = 'succeeded'`)
+	assert.Greater(t, most, 3)
+	assert.LessOrEqual(t, most, node.MinConns)
+}
+
+func TestPollOnly(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := answers(t, 503, 200)
+	c := config(t, db)
+	c.PollOnly = true
+	start(t, c)
+	id := insert(t, db, r.URL)
+	eventually(t, db, "succeeded round 0 attempts 2 abandoned 0 200 -", rowSQL, id)
+	assert.Zero(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() AND query ILIKE 'LISTEN%'`))
 }
 
 func TestRetryAfter(t *testing.T) {

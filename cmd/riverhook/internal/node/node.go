@@ -271,7 +271,7 @@ func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pg
 		Schema:                      n.Schema,
 		Logger:                      slog.New(quiet{n.Log.Handler()}),
 		Workers:                     workers,
-		Queues:                      map[string]river.QueueConfig{delivery.JobQueue: {MaxWorkers: n.Concurrency}, sweeper.Queue: {MaxWorkers: sweepWorkers}},
+		Queues:                      map[string]river.QueueConfig{delivery.JobQueue: {MaxWorkers: n.Concurrency}, sweeper.Queue: {MaxWorkers: sweepWorkers, FetchPollInterval: time.Second}},
 		PeriodicJobs:                []*river.PeriodicJob{sweeper.Periodic(n.SweepInterval)},
 		MaxAttempts:                 1, // retries are the row's
 		JobTimeout:                  jobTimeout,
