@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -9,8 +8,6 @@ import (
 	"strings"
 	"time"
 )
-
-var errHeaders = errors.New(`custom_headers is not an array of {"key": "...", "value": "..."}`)
 
 // Outcome is what an attempt showed, in one word, as the ledger has it.
 type Outcome string

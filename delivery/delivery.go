@@ -1,7 +1,5 @@
 package delivery
 
-import "encoding/json"
-
 // Status is where a delivery stands.
 type Status string
 
@@ -32,7 +30,9 @@ type Delivery struct {
 	PayloadBytes   int    // its size, also when it was not fetched
 	CustomHeaders  []byte // JSON; nil or "null" for none
 	CredentialUUID string
-	MaxAttempts    int // 0: the policy's
+	Credential     SealedCredential // of CredentialUUID in OrganizationID, as it was at the claim
+	SigningSecrets []SealedSecret   // to sign it with, the newest first; none: it is not signed
+	MaxAttempts    int              // 0: the policy's
 
 	Claim     int64  // generation: with ID and ClaimedBy the fence of everything that is written about this attempt
 	ClaimedBy string // node
@@ -41,6 +41,18 @@ type Delivery struct {
 	AttemptCount   int // attempts made in this round, abandoned ones included
 	AbandonedCount int // consecutive attempts whose node died
 	AbandonedTotal int // attempts of this round whose node died: they do not use up MaxAttempts
+}
+
+// SealedCredential is a credential as it is stored. Without a type there is none of that uuid in the organization.
+type SealedCredential struct {
+	Type string
+	Cell []byte
+}
+
+// SealedSecret is a signing secret as it is stored.
+type SealedSecret struct {
+	UUID string
+	Cell []byte
 }
 
 // Attempt is the number of the attempt that this claim is for, from 1 on within the round.
@@ -72,29 +84,3 @@ type JobArgs struct {
 
 // Kind is River's name of the job.
 func (JobArgs) Kind() string { return JobKind }
-
-// Header is one entry of a row's custom_headers.
-type Header struct{ Key, Value string }
-
-// ParseHeaders reads custom_headers. An error means that the row cannot be sent as it is: anything but an array of
-// objects with a string key and a string value. Nulls, no headers at all and missing keys or values are not errors; the
-// entries with an empty key or value are left out.
-func ParseHeaders(custom []byte) ([]Header, error) {
-	if len(custom) == 0 {
-		return nil, nil
-	}
-	var entries []struct {
-		Key   *string `json:"key"`
-		Value *string `json:"value"`
-	}
-	if err := json.Unmarshal(custom, &entries); err != nil {
-		return nil, errHeaders
-	}
-	headers := make([]Header, 0, len(entries))
-	for _, e := range entries {
-		if e.Key != nil && e.Value != nil && *e.Key != "" && *e.Value != "" {
-			headers = append(headers, Header{Key: *e.Key, Value: *e.Value})
-		}
-	}
-	return headers, nil
-}

@@ -47,7 +47,7 @@ func Roles() []string { return slices.Sorted(maps.Keys(grants)) }
 
 // Grant gives role what a role of that kind needs, and nothing else: application may enqueue, reader may look, support
 // may look, replay, retry and cancel, service is what `serve` needs without DDL. Granting twice changes nothing; it takes
-// back nothing either. After a migration that adds a table, service has to be granted again.
+// back nothing either. A migration that adds a table grants it to who is service then.
 func Grant(ctx context.Context, pool *pgxpool.Pool, schema, role, kind string) error {
 	statements, ok := grants[kind]
 	if !ok {

@@ -66,7 +66,7 @@ func TestUpFromManyAtOnce(t *testing.T) {
 	for _, err := range errs {
 		require.NoError(t, err)
 	}
-	assert.Equal(t, 1, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.schema_migrations`))
+	assert.Equal(t, migrations.Latest, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.schema_migrations`))
 }
 
 // Two schemas in one database, one of which needs quoting and was made by somebody else, do not touch each other.
@@ -115,6 +115,24 @@ func TestDown(t *testing.T) {
 	require.NoError(t, err, "and up again")
 }
 
+// One step back and forth: rows of the first version stay, and who was service is service again.
+func TestDownOneStep(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://a/')`)
+	service, _ := login(t, db, "service")
+	report, err := migrations.Down(context.Background(), db.Pool, migrations.Options{}, 1)
+	require.NoError(t, err)
+	assert.Equal(t, 1, report.To)
+	assert.False(t, pgtest.Scalar[bool](t, db, `SELECT to_regclass('riverhook.signing_secrets') IS NOT NULL`))
+	report, err = up(t, db, "riverhook")
+	require.NoError(t, err)
+	assert.Equal(t, [2]int{1, migrations.Latest}, [2]int{report.From, report.To})
+	assert.Equal(t, 1, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.deliveries`))
+	_, err = service.Exec(context.Background(), `DELETE FROM riverhook.signing_secrets`)
+	require.NoError(t, err)
+}
+
 // A newer program has migrated: an older one serves as long as the migrations say that it can.
 func TestOlderProgram(t *testing.T) {
 	t.Parallel()
@@ -148,7 +166,7 @@ func TestUpUnderALock(t *testing.T) {
 	_, err := up(t, db, "riverhook")
 	require.NoError(t, err)
 	// As if version 1 had still to come, on a database whose River tables are in use.
-	db.Exec(t, `DROP TABLE riverhook.deliveries, riverhook.attempts, riverhook.credentials, riverhook.schema_migrations; UPDATE riverhook.schema_version SET version = 0`)
+	db.Exec(t, `DROP TABLE riverhook.deliveries, riverhook.attempts, riverhook.credentials, riverhook.signing_secrets, riverhook.schema_migrations; UPDATE riverhook.schema_version SET version = 0`)
 	db.Exec(t, `DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'riverhook'::regnamespace AND proname LIKE 'deliver%' LOOP
 		EXECUTE 'DROP FUNCTION ' || f; END LOOP; END $$`)
 	tx, err := db.Pool.Begin(ctx)
@@ -184,6 +202,9 @@ func TestFiles(t *testing.T) {
 		assert.True(t, ok, "%s can be undone", name)
 		assert.Contains(t, upSQL, "SET LOCAL lock_timeout = '2s';", name)
 		assert.Contains(t, downSQL, "SET LOCAL lock_timeout = '2s';", name)
+		if i > 0 {
+			assert.Contains(t, downSQL, fmt.Sprintf("DELETE FROM {{.schema}}.schema_migrations WHERE version = %d;", i+1), name)
+		}
 		assert.Contains(t, upSQL, fmt.Sprintf("schema_migrations (version, name, oldest_program) VALUES (%d, ", i+1), name)
 	}
 }
@@ -225,6 +246,8 @@ func TestGrant(t *testing.T) {
 		`SELECT payload FROM riverhook.deliveries`:                                                                 {"reader", "support", "service"},
 		`SELECT * FROM riverhook.attempts`:                                                                         {"reader", "support", "service"},
 		`SELECT * FROM riverhook.credentials`:                                                                      {"service"},
+		`SELECT * FROM riverhook.signing_secrets`:                                                                  {"service"},
+		`DELETE FROM riverhook.signing_secrets WHERE false`:                                                        {"service"},
 		`SELECT * FROM riverhook.river_job`:                                                                        {"service"},
 		`UPDATE riverhook.deliveries SET status = 'canceled' WHERE status = 'pending'`:                             {"support", "service"},
 		`UPDATE riverhook.deliveries SET status = 'pending', endpoint_url = 'http://b/' WHERE status = 'canceled'`: {"support", "service"},

@@ -129,7 +129,10 @@ func (s *Sweeper) reclaimed(ctx context.Context, total *Counts, attempts []store
 	for _, a := range attempts {
 		total.Reclaimed++
 		message := "attempt abandoned: trying again"
-		if a.Decision.Status == delivery.StatusDeadLetter {
+		switch {
+		case a.Ended:
+			message = "attempt abandoned: the delivery was canceled"
+		case a.Decision.Status == delivery.StatusDeadLetter:
 			total.Parked++
 			message = "delivery dead-lettered"
 		}

@@ -7,58 +7,38 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/textproto"
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/egress"
-)
-
-// Bounds of custom_headers.
-const (
-	maxHeaders     = 50
-	maxHeaderBytes = 16 << 10
+	"github.com/riverhook/riverhook/delivery/signing"
 )
 
 // Headers names what every request carries.
 type Headers struct {
-	Prefix    string // of the headers that identify the delivery; default "X-Riverhook-"
+	delivery.HeaderRules
 	UserAgent string // unless a custom header says otherwise
 }
 
-// The headers that identify the delivery, after the prefix.
-const (
-	headerDeliveryID    = "Delivery-Id"
-	headerAttempt       = "Delivery-Attempt"
-	headerWorkflowRunID = "Workflow-Run-Id"
-)
-
-// identifies says whether name is one of the headers that identify the delivery.
-func (h Headers) identifies(name string) bool {
-	if len(name) <= len(h.Prefix) || !strings.EqualFold(name[:len(h.Prefix)], h.Prefix) {
-		return false
-	}
-	switch rest := textproto.CanonicalMIMEHeaderKey(name[len(h.Prefix):]); rest {
-	case headerDeliveryID, headerAttempt, headerWorkflowRunID:
-		return true
-	}
-	return false
+// ours says whether a header is one whose value may be logged: it identifies the delivery, and is no secret.
+func (h Headers) ours(name string) bool {
+	return h.Identifies(name) || strings.EqualFold(name, signing.HeaderID) || strings.EqualFold(name, signing.HeaderTimestamp) || strings.EqualFold(name, "User-Agent")
 }
 
-// neverCustom are headers that belong to the connection, the framing or Standard Webhooks, not to a row.
-var neverCustom = map[string]bool{
-	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Proxy-Authenticate": true, "Proxy-Authorization": true,
-	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true, "Http2-Settings": true,
-	"Content-Length": true, "Expect": true, "Host": true,
-	"Webhook-Id": true, "Webhook-Timestamp": true, "Webhook-Signature": true,
+// opened is what of a delivery was sealed.
+type opened struct {
+	credential credential.Credential
+	signing    []signing.Key
 }
 
 // newRequest is the request of one attempt. dropped are the custom headers that were left out. An error means that the row
 // cannot be sent as it is; it says why, without the URL.
-func newRequest(ctx context.Context, d *delivery.Delivery, h Headers, maxPayload int) (r *http.Request, dropped []string, err error) {
+func newRequest(ctx context.Context, d *delivery.Delivery, h Headers, maxPayload int, o opened) (r *http.Request, dropped []string, err error) {
 	if d.Payload == nil {
 		return nil, nil, fmt.Errorf("the payload is %d bytes long, more than RIVERHOOK_MAX_PAYLOAD=%d", d.PayloadBytes, maxPayload)
 	}
@@ -73,15 +53,18 @@ func newRequest(ctx context.Context, d *delivery.Delivery, h Headers, maxPayload
 		Method: d.Method, URL: target, Host: target.Host, Header: make(http.Header, 8),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}).WithContext(ctx)
+	var body []byte
 	switch d.Method {
 	case http.MethodPost, http.MethodPut, http.MethodPatch:
-		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(d.Payload)), nil }
+		body = d.Payload
+		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 		r.Body, _ = r.GetBody()
-		r.ContentLength = int64(len(d.Payload))
+		r.ContentLength = int64(len(body))
 	}
-	if dropped, err = setHeaders(r.Header, d, h); err != nil {
+	if dropped, err = setHeaders(r.Header, d, h, o.credential); err != nil {
 		return nil, nil, err
 	}
+	sign(r.Header, d, body, o.signing, time.Now())
 	egress.Prepare(r)
 	return r, dropped, nil
 }
@@ -99,76 +82,45 @@ func checkHostName(target *url.URL) error {
 	return nil
 }
 
-// setHeaders: Content-Type < custom < ours, whatever their case. Credentials will come between the first two.
-func setHeaders(header http.Header, d *delivery.Delivery, h Headers) (dropped []string, err error) {
+// setHeaders: Content-Type < credential < custom < ours, whatever their case; but a custom header never replaces the
+// credential's. dropped are the names of custom headers that were left out.
+func setHeaders(header http.Header, d *delivery.Delivery, h Headers, c credential.Credential) (dropped []string, err error) {
 	header.Set("Content-Type", "application/json")
 	header.Set("User-Agent", h.UserAgent)
-	custom, err := delivery.ParseHeaders(d.CustomHeaders)
+	custom, dropped, err := h.Custom(d.CustomHeaders)
 	if err != nil {
 		return nil, err
 	}
-	if len(custom) > maxHeaders {
-		return nil, fmt.Errorf("custom_headers has %d headers, more than %d", len(custom), maxHeaders)
+	authorized, value, ok := c.Header()
+	if ok {
+		header.Set(authorized, value.Reveal())
 	}
-	total := 0
-	for _, c := range custom {
-		total += len(c.Key) + len(c.Value)
-		switch {
-		case total > maxHeaderBytes:
-			return nil, fmt.Errorf("custom_headers has more than %d bytes", maxHeaderBytes)
-		case !validToken(c.Key):
-			return nil, fmt.Errorf("custom_headers has a key that is no header name: %s", strconv.QuoteToASCII(cut(c.Key, 100)))
-		case !validValue(c.Value):
-			return nil, fmt.Errorf("custom_headers has a value with control characters in it, for %s", cut(c.Key, 100))
-		case neverCustom[textproto.CanonicalMIMEHeaderKey(c.Key)], h.identifies(c.Key):
-			dropped = append(dropped, c.Key)
-		default:
-			header.Set(c.Key, c.Value)
+	for _, one := range custom {
+		if ok && strings.EqualFold(one.Key, authorized) {
+			dropped = append(dropped, one.Key)
+			continue
 		}
+		header.Set(one.Key, one.Value)
 	}
 
-	header.Set(h.Prefix+headerDeliveryID, d.UUID)
-	header.Set(h.Prefix+headerAttempt, strconv.Itoa(d.Attempt()))
+	header.Set(h.Prefix+delivery.HeaderDeliveryID, d.UUID)
+	header.Set(h.Prefix+delivery.HeaderAttempt, strconv.Itoa(d.Attempt()))
 	if d.WorkflowRunID != "" {
-		if validValue(d.WorkflowRunID) {
-			header.Set(h.Prefix+headerWorkflowRunID, d.WorkflowRunID)
+		if delivery.ValidHeaderValue(d.WorkflowRunID) {
+			header.Set(h.Prefix+delivery.HeaderWorkflowRunID, d.WorkflowRunID)
 		} else {
-			dropped = append(dropped, h.Prefix+headerWorkflowRunID)
+			dropped = append(dropped, h.Prefix+delivery.HeaderWorkflowRunID)
 		}
 	}
-	header.Set("Webhook-Id", d.UUID)
 	return dropped, nil
 }
 
-// validToken says whether s can be the name of a header (RFC 9110, token).
-func validToken(s string) bool {
-	const marks = "!#$%&'*+-.^_`|~"
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte(marks, c) < 0 {
-			return false
-		}
+// sign adds the headers of Standard Webhooks: the id always, timestamp and signature where there is a key to sign with.
+func sign(header http.Header, d *delivery.Delivery, body []byte, keys []signing.Key, at time.Time) {
+	header.Set(signing.HeaderID, d.UUID)
+	if len(keys) == 0 {
+		return
 	}
-	return s != ""
-}
-
-// validValue says whether s can be the value of a header: no control character but the tab.
-func validValue(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-// cut is the first n characters of s.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	if runes := []rune(s); len(runes) > n {
-		return string(runes[:n])
-	}
-	return s
+	header.Set(signing.HeaderTimestamp, signing.Timestamp(at))
+	header.Set(signing.HeaderSignature, signing.Sign(d.UUID, at, body, keys...))
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -16,6 +17,10 @@ import (
 	"time"
 
 	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/credential"
+	"github.com/riverhook/riverhook/delivery/egress"
+	"github.com/riverhook/riverhook/delivery/signing"
+	"github.com/riverhook/riverhook/delivery/store"
 )
 
 // maxResponseBody is how much of an answer is read and kept, in bytes.
@@ -41,8 +46,9 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 			s = failed(delivery.FailureInternal, fmt.Sprintf("fault of riverhook while sending: %v", p))
 		}
 	}()
-	if d.CredentialUUID != "" && !w.missingCredential {
-		return failed(delivery.FailureCredential, "credential "+d.CredentialUUID+" is not known")
+	o, missing, err := w.open(d)
+	if err != nil {
+		return failed(delivery.FailureCredential, err.Error())
 	}
 
 	attempt, cancel := context.WithTimeout(ctx, w.timeout)
@@ -51,10 +57,14 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 	traced := httptrace.WithClientTrace(attempt, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
 	})
-	r, dropped, err := newRequest(traced, d, w.headers, w.maxPayload)
+	r, dropped, err := newRequest(traced, d, w.headers, w.maxPayload, o)
 	if err != nil {
 		return failed(delivery.FailureInvalid, err.Error())
 	}
+	if missing != "" {
+		dropped = append(dropped, missing)
+	}
+	w.logRequest(ctx, d, r)
 	response, err := w.transport.RoundTrip(r)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -72,10 +82,79 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 	if s.StatusCode != http.StatusSwitchingProtocols { // its body is the connection, which no deadline ends
 		s.body, s.note = readBody(response.Body)
 	}
+	s.body = scrub(r, o, s.body)
 	if s.StatusCode < 200 || s.StatusCode > 299 {
-		s.Error = fmt.Sprintf("HTTP %d: %s", s.StatusCode, cut(strings.ToValidUTF8(string(s.body), "\uFFFD"), 200))
+		s.Error = fmt.Sprintf("HTTP %d: %s", s.StatusCode, store.Text(string(s.body), 200))
 	}
 	return s
+}
+
+// open opens what of the delivery is sealed. missing names a credential that is sent without, where the settings say so.
+// An error says what could not be opened: repairing that heals the delivery.
+func (w *Worker) open(d *delivery.Delivery) (o opened, missing string, err error) {
+	if d.CredentialUUID != "" {
+		if o.credential, err = w.openCredential(d); err != nil && !w.missingCredential {
+			return o, "", err
+		}
+		if err != nil {
+			missing = "credential " + d.CredentialUUID
+		}
+	}
+	for _, secret := range d.SigningSecrets {
+		plain, err := w.keys.Open(secret.Cell, secret.UUID, d.OrganizationID)
+		if err != nil {
+			return o, "", fmt.Errorf("signing secret %s: %w", secret.UUID, err)
+		}
+		key, err := signing.ParseKey(string(plain))
+		if err != nil {
+			return o, "", fmt.Errorf("signing secret %s: %w", secret.UUID, err)
+		}
+		o.signing = append(o.signing, key)
+	}
+	return o, missing, nil
+}
+
+func (w *Worker) openCredential(d *delivery.Delivery) (credential.Credential, error) {
+	if d.Credential.Type == "" {
+		return credential.Credential{}, fmt.Errorf("organization %q has no credential %s", d.OrganizationID, d.CredentialUUID)
+	}
+	plain, err := w.keys.Open(d.Credential.Cell, d.CredentialUUID, d.OrganizationID)
+	if err != nil {
+		return credential.Credential{}, fmt.Errorf("credential %s: %w", d.CredentialUUID, err)
+	}
+	c, err := credential.Decode(plain)
+	if err != nil {
+		return credential.Credential{}, fmt.Errorf("credential %s: %w", d.CredentialUUID, err)
+	}
+	return c, nil
+}
+
+// scrub takes out of an answer what the request was authorized and signed with: a receiver may echo it.
+func scrub(r *http.Request, o opened, body []byte) []byte {
+	secrets := o.credential.Secrets()
+	for signature := range strings.FieldsSeq(r.Header.Get(signing.HeaderSignature)) {
+		_, bare, _ := strings.Cut(signature, ",")
+		secrets = append(secrets, credential.NewSecret(signature), credential.NewSecret(bare))
+	}
+	if len(secrets) == 0 {
+		return body
+	}
+	return credential.NewScrubber(secrets...).Bytes(body)
+}
+
+// logRequest is the line per request that RIVERHOOK_LOG_REQUESTS asks for.
+func (w *Worker) logRequest(ctx context.Context, d *delivery.Delivery, r *http.Request) {
+	if !w.logRequests {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.Int64("delivery_id", d.ID), slog.Int("attempt", d.Attempt()), slog.String("method", r.Method),
+		slog.String("endpoint_origin", d.Origin), slog.Any("headers", logHeaders(r.Header, w.headers.ours)),
+	}
+	if r.Body != nil {
+		attrs = append(attrs, slog.String("payload", redactPayload(d.Payload)))
+	}
+	w.log.LogAttrs(ctx, slog.LevelInfo, "request", attrs...)
 }
 
 func failed(kind delivery.FailureKind, text string) sent {
@@ -103,11 +182,14 @@ func (w *Worker) classify(attempt context.Context, err error, connected bool) (d
 		network     net.Error
 		op          *net.OpError
 		certificate *tls.CertificateVerificationError
+		blocked     *egress.BlockedError
 		authority   x509.UnknownAuthorityError
 		record      tls.RecordHeaderError
 		alert       tls.AlertError
 	)
 	switch {
+	case errors.As(err, &blocked):
+		return delivery.FailureBlocked, blocked.Error()
 	case errors.As(err, &dns):
 		return delivery.FailureDNS, dnsText(dns)
 	case attempt.Err() != nil || errors.As(err, &network) && network.Timeout():

@@ -12,6 +12,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/store"
 )
 
@@ -27,6 +28,9 @@ type Config struct {
 	Timeout    time.Duration // of one attempt, all of it; default of the program 30 s
 	Lease      time.Duration // how long a claim holds; at least Timeout + 2 s, default of the program Timeout + 60 s
 	MaxPayload int           // bytes; a larger payload is not sent
+
+	Keys        *credential.Keyring // that credentials and signing secrets are sealed under; may be empty
+	LogRequests bool                // a line per request, redacted
 
 	// SendWithoutCredential sends a delivery whose credential is missing without it, instead of failing the attempt.
 	SendWithoutCredential bool
@@ -45,6 +49,8 @@ type Worker struct {
 	timeout, lease    time.Duration
 	maxPayload        int
 	missingCredential bool
+	keys              *credential.Keyring
+	logRequests       bool
 
 	claims   group[delivery.JobArgs, claim]
 	records  group[store.Attempt, record]
@@ -80,6 +86,7 @@ func New(c Config) *Worker {
 	w := &Worker{
 		store: c.Store, transport: c.Transport, log: c.Log, node: c.Node, policy: c.Policy, headers: c.Headers,
 		timeout: c.Timeout, lease: c.Lease, maxPayload: c.MaxPayload, missingCredential: c.SendWithoutCredential,
+		keys: c.Keys, logRequests: c.LogRequests,
 		suspects: make(chan struct{}, maxSuspects),
 	}
 	w.claims = group[delivery.JobArgs, claim]{flush: w.flushClaims, size: claimSize, lanes: claimLanes}
@@ -339,6 +346,8 @@ func (w *Worker) logAttempt(ctx context.Context, d *delivery.Delivery, a *store.
 		attrs = append(attrs, slog.String("cause", cause.Error()))
 	case r.verdict == store.RecordLost:
 		message = "late outcome: the claim was taken away meanwhile"
+	case r.verdict == store.RecordedEnded:
+		level, message = slog.LevelInfo, "attempt made after the delivery was canceled"
 	case decision.Failure == delivery.FailureInternal:
 		level = slog.LevelError
 	case decision.Status == delivery.StatusSucceeded:

@@ -35,6 +35,7 @@ func serveSettings(listen string) []string {
 		"RIVERHOOK_TIMEOUT=5s",
 		"RIVERHOOK_SWEEP_INTERVAL=1s",
 		"RIVERHOOK_LOG_FORMAT=text",
+		"RIVERHOOK_EGRESS_ALLOW=127.0.0.1/32", // where the receiver is
 	}
 }
 

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/riverhook/riverhook/delivery/store"
@@ -61,9 +59,8 @@ func (f databaseFlags) checkSchema(ctx context.Context, pool *pgxpool.Pool) erro
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	status, err := migrations.Inspect(ctx, pool, string(f.Schema))
-	var pg *pgconn.PgError
 	switch {
-	case errors.As(err, &pg) && pg.Code == "42501":
+	case lacksRights(err):
 		return nil // a reader may not look there; what it may not do, its command will say
 	case err != nil:
 		return err

@@ -34,32 +34,32 @@ type deliveriesCmd struct {
 
 // filterFlags select deliveries.
 type filterFlags struct {
-	Status       []string `placeholder:"STATUS" help:"In this status: pending, succeeded, dead_letter or canceled; may be repeated, or a comma list."`
-	Organization string   `placeholder:"ID" help:"Of this tenant."`
-	CausedBy     string   `name:"run" placeholder:"ID" help:"Of this run."`
-	Origin       string   `placeholder:"ORIGIN" help:"To this origin, such as https://example.com."`
-	Endpoint     string   `placeholder:"SUBSTRING" help:"With this in the URL; looks at the newest 100,000 that the other filters leave."`
-	Since        since    `placeholder:"TIME" help:"Created since then: a duration such as 2h or 7d, or an RFC 3339 time."`
+	Organization string `placeholder:"ID" help:"Of this tenant."`
+	CausedBy     string `name:"run" placeholder:"ID" help:"Of this run."`
+	Origin       origin `placeholder:"ORIGIN" help:"To this origin, such as https://example.com."`
+	Endpoint     string `placeholder:"SUBSTRING" help:"With this in the URL; looks at the newest 100,000 that the other filters leave."`
+	Since        since  `placeholder:"TIME" help:"Created since then: a duration such as 2h or 7d, or an RFC 3339 time."`
+}
+
+func (f *filterFlags) filter(statuses []delivery.Status) store.Filter {
+	return store.Filter{
+		Statuses: statuses, Organization: f.Organization, Run: f.CausedBy, Origin: string(f.Origin), Endpoint: f.Endpoint, Since: f.Since.Time,
+	}
+}
+
+// statusFlag selects deliveries by their status.
+type statusFlag struct {
+	Status []delivery.Status `placeholder:"STATUS" help:"In this status: pending, succeeded, dead_letter or canceled; may be repeated, or a comma list."`
 }
 
 // check is not named Validate: of embedded flags, only the method that their command has as its own is called.
-func (f *filterFlags) check() error {
+func (f *statusFlag) check() error {
 	for _, status := range f.Status {
-		if !slices.Contains(delivery.Statuses, delivery.Status(status)) {
-			return fmt.Errorf("--status %s: pending, succeeded, dead_letter or canceled", printable(status))
+		if !slices.Contains(delivery.Statuses, status) {
+			return fmt.Errorf("--status %s: pending, succeeded, dead_letter or canceled", printable(string(status)))
 		}
 	}
 	return nil
-}
-
-func (f *filterFlags) filter() store.Filter {
-	filter := store.Filter{
-		Organization: f.Organization, Run: f.CausedBy, Origin: strings.TrimRight(f.Origin, "/"), Endpoint: f.Endpoint, Since: f.Since.Time,
-	}
-	for _, status := range f.Status {
-		filter.Statuses = append(filter.Statuses, delivery.Status(status))
-	}
-	return filter
 }
 
 // explain says what the filter does not look at.
@@ -67,6 +67,18 @@ func (f *filterFlags) explain(c console) {
 	if f.Endpoint != "" {
 		_, _ = fmt.Fprintf(c.err, "--endpoint looks at the newest %d deliveries that the other filters leave\n", store.SubstringRows)
 	}
+}
+
+// origin is an origin as deliveries.endpoint_origin has it.
+type origin string
+
+func (o *origin) UnmarshalText(text []byte) error {
+	u, err := delivery.ParseEndpoint(string(text))
+	if err != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+		return errors.New("scheme, host and port only, such as https://example.com")
+	}
+	*o = origin(delivery.Origin(u))
+	return nil
 }
 
 // since is a time, also given as how long ago it was.
@@ -86,6 +98,7 @@ func (s *since) UnmarshalText(text []byte) error {
 
 type listCmd struct {
 	databaseFlags
+	statusFlag
 	filterFlags
 	Limit  int   `default:"50" help:"At most so many, up to 1000 (default ${default})."`
 	Before int64 `placeholder:"ID" help:"Only those with a lower id: the next page."`
@@ -109,7 +122,7 @@ func (cmd *listCmd) Run(ctx context.Context, c console) error {
 	}
 	defer pool.Close()
 	cmd.explain(c)
-	rows, err := st.List(ctx, cmd.filter(), cmd.Before, cmd.Limit+1)
+	rows, err := st.List(ctx, cmd.filter(cmd.Status), cmd.Before, cmd.Limit+1)
 	if err != nil {
 		return explainDatabaseError(err, "reader")
 	}
@@ -123,7 +136,7 @@ func (cmd *listCmd) Run(ctx context.Context, c console) error {
 				return err
 			}
 		}
-	} else if err := printTable(c.out, rows); err != nil {
+	} else if _, err := io.WriteString(c.out, table(rows, terminalWidth(c.out))); err != nil {
 		return err
 	}
 	if len(rows) == 0 {
@@ -139,72 +152,94 @@ func (cmd *listCmd) Run(ctx context.Context, c console) error {
 const (
 	originWidth    = 50
 	runWidth       = 36
-	leastLastError = 20
+	nodeWidth      = 40
+	leastNodeWidth = 10
 )
 
-func printTable(out io.Writer, rows []store.Row) error {
+// table shows deliveries in a terminal of that many columns without breaking a line; 0 is no terminal.
+func table(rows []store.Row, columns int) string {
+	node := nodeWidth
+	if columns > 0 {
+		node = min(max(columns/8, leastNodeWidth), nodeWidth)
+	}
 	lines := [][]string{{"ID", "STATUS", "ATTEMPTS", "NEXT", "CREATED", "ORIGIN", "RUN", "LAST ERROR"}}
 	for i := range rows {
 		r := &rows[i]
 		lines = append(lines, []string{
-			strconv.FormatInt(r.ID, 10), standing(r), attemptsMade(r), next(r), r.CreatedAt.Format(time.RFC3339),
+			strconv.FormatInt(r.ID, 10), standing(r, node), attemptsMade(r, "/"), next(r), age(r.Now.Sub(r.CreatedAt)),
 			cut(printable(dash(r.EndpointOrigin)), originWidth), cut(printable(dash(r.WorkflowRunID)), runWidth), printable(dash(r.LastError)),
 		})
 	}
+	const origin = 5 // and what follows, may be cut
+	if !slices.ContainsFunc(rows, func(r store.Row) bool { return text(r.WorkflowRunID) != "" }) {
+		for i := range lines {
+			lines[i] = slices.Delete(lines[i], origin+1, origin+2)
+		}
+	}
 	last := len(lines[0]) - 1
-	widths := make([]int, last)
-	room := -2 * last // for the last column, on a terminal
+	widths := make([]int, last+1)
+	wanted := 0 // by the columns that are left
 	for i := range widths {
 		for _, line := range lines {
 			widths[i] = max(widths[i], utf8.RuneCountInString(line[i]))
 		}
+		wanted += widths[i]
+	}
+	room := columns - 2*last // for them
+	for i := range widths {
+		wanted -= widths[i]
+		if columns > 0 && i >= origin && i < last { // an equal share, or what the others do not want
+			widths[i] = min(widths[i], max(room/(last+1-i), room-wanted, len(lines[0][i])))
+		}
 		room -= widths[i]
 	}
-	columns, terminal := terminalWidth(out)
-	room = max(room+columns, leastLastError)
 
 	var b strings.Builder
 	for _, line := range lines {
-		for i, width := range widths {
-			fmt.Fprintf(&b, "%-*s  ", width, line[i])
+		shown := ""
+		for i, width := range widths[:last] {
+			shown += fmt.Sprintf("%-*s  ", width, cut(line[i], width))
 		}
-		if terminal {
-			line[last] = cut(line[last], room)
+		shown += line[last]
+		if columns > 0 {
+			shown = cut(shown, columns)
 		}
-		b.WriteString(line[last] + "\n")
+		b.WriteString(shown + "\n")
 	}
-	_, err := io.WriteString(out, b.String())
-	return err
+	return b.String()
 }
 
-// terminalWidth is how wide out is, if it is a terminal.
-func terminalWidth(out io.Writer) (columns int, terminal bool) {
+// terminalWidth is how many columns out has if it is a terminal, and otherwise 0.
+func terminalWidth(out io.Writer) int {
 	if !isTerminal(out) {
-		return 0, false
+		return 0
 	}
 	columns, _, err := term.GetSize(int(out.(*os.File).Fd())) //nolint:gosec // a file descriptor
-	return columns, err == nil
+	if err != nil {
+		return 0
+	}
+	return columns
 }
 
-// standing is the status, and who is at it.
-func standing(r *store.Row) string {
+// standing is the status, and who is at it: a node, whose name is cut to a width.
+func standing(r *store.Row, width int) string {
 	switch {
 	case r.ClaimedBy == nil:
 		return string(r.Status)
 	case r.Status == delivery.StatusPending:
 		// A claim is the last change of a row that is being sent.
-		return fmt.Sprintf("sending since %s on %s", brief(r.Now.Sub(r.UpdatedAt)), cut(printable(*r.ClaimedBy), 40))
+		return fmt.Sprintf("sending since %s on %s", brief(r.Now.Sub(r.UpdatedAt)), cut(printable(*r.ClaimedBy), width))
 	default:
 		return string(r.Status) + ", still being sent"
 	}
 }
 
-// attemptsMade is 3 of 5 as 3/5; the service's default is not known here.
-func attemptsMade(r *store.Row) string {
+// attemptsMade is 3 of 5, or 3: the service's default is not known here.
+func attemptsMade(r *store.Row, of string) string {
 	if r.MaxAttempts == nil {
 		return strconv.Itoa(r.AttemptCount)
 	}
-	return fmt.Sprintf("%d/%d", r.AttemptCount, *r.MaxAttempts)
+	return fmt.Sprintf("%d%s%d", r.AttemptCount, of, *r.MaxAttempts)
 }
 
 // next is when the next attempt is due.
@@ -233,6 +268,20 @@ func brief(d time.Duration) string {
 		return fmt.Sprintf("%dh%dm", s/60/60, s/60%60)
 	default:
 		return fmt.Sprintf("%dd%dh", s/60/60/24, s/60/60%24)
+	}
+}
+
+// age is how long ago something was, in its largest unit.
+func age(d time.Duration) string {
+	switch d = max(d, 0); {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds ago", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm ago", d/time.Minute)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh ago", d/time.Hour)
+	default:
+		return fmt.Sprintf("%dd ago", d/(24*time.Hour))
 	}
 }
 
@@ -389,9 +438,9 @@ func describe(r *store.Row) string {
 	}
 	line("delivery", strconv.FormatInt(r.ID, 10))
 	line("uuid", r.UUID)
-	line("status", standing(r))
+	line("status", standing(r, nodeWidth))
 	line("next attempt", whenNext(r))
-	line("attempts", attemptsMade(r))
+	line("attempts", attemptsMade(r, " of "))
 	if r.AbandonedCount > 0 {
 		line("abandoned", fmt.Sprintf("the last %d: their node died", r.AbandonedCount))
 	}
@@ -446,6 +495,9 @@ func describeAttempts(attempts []store.AttemptRow) string {
 		took := "an unknown time"
 		if a.DurationMS != nil {
 			took = (time.Duration(*a.DurationMS) * time.Millisecond).String()
+			if *a.DurationMS == 0 {
+				took = "<1ms"
+			}
 		}
 		fmt.Fprintf(&b, "\nround %d, attempt %d: %s", a.Round, a.Attempt, a.Outcome)
 		if a.FailureKind != nil {
@@ -455,7 +507,7 @@ func describeAttempts(attempts []store.AttemptRow) string {
 		if a.StatusCode != nil {
 			fmt.Fprintf(&b, "  HTTP %d\n", *a.StatusCode)
 		}
-		if a.Error != nil {
+		if a.Error != nil && !saysAnswer(a) {
 			fmt.Fprintf(&b, "  error: %s\n", printable(*a.Error))
 		}
 		if len(a.ResponseBody) > 0 {
@@ -466,6 +518,16 @@ func describeAttempts(attempts []store.AttemptRow) string {
 		b.WriteString("\nno attempt yet\n")
 	}
 	return b.String()
+}
+
+// saysAnswer says whether the error is the answer's status and the beginning of its body, and nothing else.
+func saysAnswer(a *store.AttemptRow) bool {
+	if a.StatusCode == nil {
+		return false
+	}
+	rest, ok := strings.CutPrefix(*a.Error, fmt.Sprintf("HTTP %d", *a.StatusCode))
+	body := strings.ToValidUTF8(string(a.ResponseBody), "\uFFFD")
+	return ok && strings.HasPrefix(body, strings.TrimPrefix(rest, ": "))
 }
 
 // excerpt is the beginning of what somebody else wrote, as it can be shown in a terminal.
@@ -487,8 +549,6 @@ type actionFlags struct {
 	Yes    bool     `help:"Do not ask before changing what a filter selects."`
 	JSON   bool     `name:"json" help:"Print one JSON object."`
 }
-
-func (f *actionFlags) Validate() error { return f.check() }
 
 type retryCmd struct{ actionFlags }
 
@@ -514,6 +574,7 @@ func (cmd *cancelCmd) Run(ctx context.Context, c console) error {
 
 type replayCmd struct {
 	actionFlags
+	statusFlag
 	EndpointURL string `name:"endpoint-url" placeholder:"URL" help:"Send them there instead."`
 }
 
@@ -523,12 +584,12 @@ func (cmd *replayCmd) Validate() error {
 			return fmt.Errorf("--endpoint-url: %w", err)
 		}
 	}
-	return cmd.actionFlags.Validate()
+	return cmd.check()
 }
 
 func (cmd *replayCmd) Run(ctx context.Context, c console) error {
 	return cmd.run(ctx, c, action{
-		kind: store.ActionReplay, verb: "replay", past: "replayed",
+		kind: store.ActionReplay, verb: "replay", past: "replayed", statuses: cmd.Status, endpointURL: cmd.EndpointURL,
 		do: func(ctx context.Context, st *store.Store, f store.Filter, progress func(int)) (store.Result, error) {
 			return st.Replay(ctx, f, cmd.EndpointURL, progress)
 		},
@@ -537,9 +598,29 @@ func (cmd *replayCmd) Run(ctx context.Context, c console) error {
 
 // action is retry, replay or cancel.
 type action struct {
-	kind       store.Action
-	verb, past string
-	do         func(context.Context, *store.Store, store.Filter, func(int)) (store.Result, error)
+	kind        store.Action
+	verb, past  string
+	statuses    []delivery.Status // of a replay, where --status names some
+	endpointURL string            // of a replay, where they go instead
+	do          func(context.Context, *store.Store, store.Filter, func(int)) (store.Result, error)
+}
+
+// foretell says how many deliveries it would change, by status between before and after, and where to.
+func (a action) foretell(numbers map[delivery.Status]int, before, after string) string {
+	var parts []string
+	for _, status := range delivery.Statuses {
+		if n := numbers[status]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, status))
+		}
+	}
+	words := counted(total(numbers))
+	if a.kind == store.ActionReplay && parts != nil { // the others are for pending ones only
+		words += before + strings.Join(parts, ", ") + after
+	}
+	if a.endpointURL != "" {
+		words += " to " + printable(a.endpointURL)
+	}
+	return words
 }
 
 func (f *actionFlags) run(ctx context.Context, c console, a action) error {
@@ -558,15 +639,15 @@ func (f *actionFlags) run(ctx context.Context, c console, a action) error {
 	defer pool.Close()
 	f.explain(c)
 	if ask || f.DryRun {
-		n, err := st.Count(ctx, a.kind, filter)
+		numbers, err := st.Count(ctx, a.kind, filter)
 		if err != nil {
 			return explainDatabaseError(err, "support")
 		}
 		if f.DryRun {
-			return f.report(c, "would_"+a.verb, "would "+a.verb, n)
+			return f.reportDryRun(c, a, numbers)
 		}
-		if n > 0 {
-			yes, err := confirm(ctx, c, fmt.Sprintf("%s %s? [y/N] ", capital(a.verb), counted(n)))
+		if total(numbers) > 0 {
+			yes, err := confirm(ctx, c, fmt.Sprintf("%s %s? [y/N] ", capital(a.verb), a.foretell(numbers, " (", ")")))
 			if err != nil {
 				return err
 			}
@@ -586,13 +667,19 @@ func (f *actionFlags) run(ctx context.Context, c console, a action) error {
 		}
 		return err
 	}
-	if err := f.report(c, a.past, a.past, result.Changed); err != nil {
+	if err := f.report(c, a.past, result.Changed); err != nil {
 		return err
 	}
+	failed := false
 	for _, u := range result.Unchanged {
+		if a.kind == store.ActionRetry && u.Status == delivery.StatusPending && !u.Sending { // as it was asked for
+			_, _ = fmt.Fprintln(c.err, nameOf(u), "is due already")
+			continue
+		}
+		failed = true
 		_, _ = fmt.Fprintln(c.err, whyNot(a, u))
 	}
-	if len(result.Unchanged) > 0 {
+	if failed {
 		return exitError(exitFailed)
 	}
 	return nil
@@ -600,22 +687,19 @@ func (f *actionFlags) run(ctx context.Context, c console, a action) error {
 
 // selection is what the flags say, if that is something to act on.
 func (f *actionFlags) selection(a action) (store.Filter, error) {
-	filter := f.filter()
-	filters := f.Organization != "" || f.CausedBy != "" || f.Origin != "" || f.Endpoint != "" || !f.Since.IsZero()
+	filter := f.filter(a.statuses)
+	filters := f.filterFlags != filterFlags{}
 	switch {
-	case len(f.IDs) == 0 && len(f.Status) == 0 && !filters:
-		return filter, fmt.Errorf("%s which deliveries? Name them by id, or give at least one of --status, --organization, --run, --origin, --endpoint and --since", a.verb)
-	// With ids, --status is how a delivery that succeeded is replayed.
-	case len(f.IDs) > 0 && (filters || len(f.Status) > 0 && a.kind != store.ActionReplay):
-		return filter, errors.New("either ids or a filter, not both")
-	}
-	for _, status := range filter.Statuses {
-		switch {
-		case a.kind == store.ActionReplay && status == delivery.StatusPending:
-			return filter, errors.New("--status pending: a pending delivery is not over yet: retry or cancel it")
-		case a.kind != store.ActionReplay && status != delivery.StatusPending:
-			return filter, fmt.Errorf("--status %s: only pending deliveries can be %s", status, a.past)
+	case len(f.IDs) == 0 && len(a.statuses) == 0 && !filters:
+		names := "--organization, --run, --origin, --endpoint and --since"
+		if a.kind == store.ActionReplay {
+			names = "--status, " + names
 		}
+		return filter, fmt.Errorf("%s which deliveries? Name them by id, or give at least one of %s", a.verb, names)
+	case len(f.IDs) > 0 && filters: // with ids, --status is how a delivery that succeeded is replayed
+		return filter, errors.New("either ids or a filter, not both")
+	case slices.Contains(a.statuses, delivery.StatusPending):
+		return filter, errors.New("--status pending: a pending delivery is not over yet: retry or cancel it")
 	}
 	for _, name := range f.IDs {
 		if err := nameDelivery(&filter, name); err != nil {
@@ -625,13 +709,36 @@ func (f *actionFlags) selection(a action) (store.Filter, error) {
 	return filter, nil
 }
 
-// report says how many.
-func (f *actionFlags) report(c console, key, words string, n int) error {
+// report says how many were changed.
+func (f *actionFlags) report(c console, past string, n int) error {
 	if f.JSON {
-		return printJSON(c.out, map[string]int{key: n})
+		return printJSON(c.out, map[string]int{past: n})
 	}
-	_, err := fmt.Fprintf(c.out, "%s %s\n", words, counted(n))
+	_, err := fmt.Fprintln(c.out, past, counted(n))
 	return err
+}
+
+// reportDryRun says how many would be changed.
+func (f *actionFlags) reportDryRun(c console, a action, numbers map[delivery.Status]int) (err error) {
+	if !f.JSON {
+		_, err = fmt.Fprintln(c.out, "would", a.verb, a.foretell(numbers, ": ", ""))
+		return err
+	}
+	object := fmt.Sprintf(`{"would_%s":%d`, a.verb, total(numbers))
+	for _, status := range delivery.Statuses {
+		if n, ok := numbers[status]; ok && a.kind == store.ActionReplay {
+			object += fmt.Sprintf(`,"%s":%d`, status, n)
+		}
+	}
+	_, err = fmt.Fprintln(c.out, object+"}")
+	return err
+}
+
+func total(numbers map[delivery.Status]int) (n int) {
+	for _, of := range numbers {
+		n += of
+	}
+	return n
 }
 
 func counted(n int) string {
@@ -639,6 +746,13 @@ func counted(n int) string {
 		return "1 delivery"
 	}
 	return fmt.Sprintf("%d deliveries", n)
+}
+
+func nameOf(u store.Unchanged) string {
+	if u.UUID != "" {
+		return u.UUID
+	}
+	return strconv.FormatInt(u.ID, 10)
 }
 
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
@@ -678,18 +792,12 @@ func progressOf(c console, a action) (progress func(int), done func()) {
 
 // whyNot says why an action did not change a delivery.
 func whyNot(a action, u store.Unchanged) string {
-	name := u.UUID
-	if name == "" {
-		name = strconv.FormatInt(u.ID, 10)
-	}
 	why := "it is " + string(u.Status)
 	switch {
 	case u.Status == delivery.StatusUnknown:
 		why = "there is no such delivery"
-	case a.kind == store.ActionRetry && u.Sending && u.Status == delivery.StatusPending:
-		why = "it is being sent"
 	case a.kind == store.ActionRetry && u.Status == delivery.StatusPending:
-		why = "it is due already"
+		why = "it is being sent"
 	case a.kind == store.ActionRetry:
 		why += ": replay starts it over"
 	case a.kind == store.ActionReplay && u.Status == delivery.StatusPending:
@@ -697,5 +805,5 @@ func whyNot(a action, u store.Unchanged) string {
 	case a.kind == store.ActionReplay:
 		why += ": say --status " + string(u.Status) + " if it is meant"
 	}
-	return fmt.Sprintf("%s was not %s: %s", name, a.past, why)
+	return fmt.Sprintf("%s was not %s: %s", nameOf(u), a.past, why)
 }

@@ -11,10 +11,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/store"
 	"github.com/riverhook/riverhook/migrations"
 	"github.com/riverhook/riverhook/migrations/pgtest"
@@ -82,15 +84,17 @@ func TestDeliveriesList(t *testing.T) {
 	require.Len(t, lines, 7)
 	fields := func(line string) string { return strings.Join(strings.Fields(line), " ") }
 	assert.Equal(t, "ID STATUS ATTEMPTS NEXT CREATED ORIGIN RUN LAST ERROR", fields(lines[0]))
-	assert.Regexp(t, `^6 canceled, still being sent 0 - \S+Z https://one.example - -$`, fields(lines[1]))
-	assert.Regexp(t, `^5 pending 0 held back \S+Z - - -$`, fields(lines[2]))
-	assert.Regexp(t, `^4 pending 0 in 1h5m \S+Z https://two.example:8443 - -$`, fields(lines[3]))
-	assert.Regexp(t, `^3 sending since 1[2345]s on node-1 0 - \S+Z https://one.example - -$`, fields(lines[4]))
-	assert.Regexp(t, `^2 pending 0 due \S+Z https://one.example - -$`, fields(lines[5]))
-	assert.Equal(t, `1 dead_letter 3/3 - 2024-05-06T07:08:09Z https://one.example run-1 HTTP 503: \x1b[2J\tgone`, fields(lines[6]))
+	assert.Regexp(t, `^6 canceled, still being sent 0 - \d+s ago https://one.example - -$`, fields(lines[1]))
+	assert.Regexp(t, `^5 pending 0 held back \d+s ago - - -$`, fields(lines[2]))
+	assert.Regexp(t, `^4 pending 0 in 1h5m \d+s ago https://two.example:8443 - -$`, fields(lines[3]))
+	assert.Regexp(t, `^3 sending since 1[2345]s on node-1 0 - \d+s ago https://one.example - -$`, fields(lines[4]))
+	assert.Regexp(t, `^2 pending 0 due \d+s ago https://one.example - -$`, fields(lines[5]))
+	assert.Regexp(t, `^1 dead_letter 3/3 - \d+d ago https://one.example run-1 HTTP 503: \\x1b\[2J\\tgone$`, fields(lines[6]))
 	for _, line := range lines { // the columns stand below each other
 		assert.Equal(t, strings.Index(lines[0], "ORIGIN")-2, strings.LastIndex(line[:strings.Index(lines[0], "ORIGIN")], " ")-1, line)
 	}
+	r = on(t, db.URL, "deliveries", "list", "--status", "pending") // none of a run
+	assert.Equal(t, "ID STATUS ATTEMPTS NEXT CREATED ORIGIN LAST ERROR", fields(strings.Split(r.out, "\n")[0]))
 
 	r = on(t, db.URL, "deliveries", "list", "--json", "--limit", "2")
 	require.Equal(t, 0, r.code, r.err)
@@ -109,6 +113,7 @@ func TestDeliveriesList(t *testing.T) {
 		"[4]":         {"--organization", "acme"},
 		"[1] ":        {"--run", "run-1"},
 		"[4] ":        {"--origin", "https://TWO.example:8443/"},
+		"[6 3 2 1]":   {"--origin", "HTTPS://one.example:443"},
 		"[5]":         {"--endpoint", "NOWHERE"},
 		"[6 5 4 3 2]": {"--since", "7d"},
 		"[1]  ":       {"--since", "2024-05-06T07:08:09Z", "--status", "dead_letter"},
@@ -143,11 +148,13 @@ func TestDeliveriesShow(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	id := insertDelivery(t, db, inAnHour+`, payload = E'{"x": "a\x7f<\u009b2J>"}', custom_headers = '[{"key": "X-A", "value": "1"}]', workflow_run_id = E'r\x1b[31m',
-		attempt_count = 1, abandoned_count = 1, round = 1, last_error = 'HTTP 500', last_status_code = 500`)
+		attempt_count = 1, max_attempts = 20, abandoned_count = 1, round = 1, last_error = 'HTTP 500', last_status_code = 500`)
 	db.Exec(t, `INSERT INTO riverhook.attempts (delivery_id, round, attempt, started_at, duration_ms, outcome, failure_kind, status_code, error, response_body, node) VALUES
 		($1, 1, 1, '2024-05-06 07:08:09.25+00', NULL, 'abandoned', NULL, NULL, NULL, NULL, 'n2'),
 		($1, 0, 2, '2024-05-06 06:08:09+00', 1500, 'transient', 'status', 500, E'HTTP 500: \x1b]0;title\x07', '\x1b5d303b7469746c6507c29b324aff', 'n1'),
-		($1, 0, 1, '2024-05-06 05:08:09+00', 12, 'transient', 'status', 503, 'HTTP 503', convert_to(repeat('ä', 300) || 'end', 'UTF8'), 'n1')`, id)
+		($1, 0, 3, '2024-05-06 06:18:09+00', 0, 'transient', 'reset', NULL, 'the connection broke', NULL, 'n1'),
+		($1, 0, 4, '2024-05-06 06:28:09+00', 1, 'permanent', 'status', 404, 'HTTP 404, and more', 'no', 'n1'),
+		($1, 0, 1, '2024-05-06 05:08:09+00', 12, 'transient', 'status', 503, 'HTTP 503: ' || repeat('ä', 200), convert_to(repeat('ä', 300) || 'end', 'UTF8'), 'n1')`, id)
 	uuid := pgtest.Scalar[string](t, db, `SELECT delivery_uuid::text FROM riverhook.deliveries`)
 
 	r := on(t, db.URL, "deliveries", "show", fmt.Sprint(id))
@@ -157,12 +164,13 @@ func TestDeliveriesShow(t *testing.T) {
 		assert.NotContains(t, r.out, raw)
 	}
 	for _, want := range []string{
-		"delivery        1\n", "uuid            " + uuid + "\n", "status          pending\n", "next attempt    in 1h5m (", "attempts        1\n",
+		"delivery        1\n", "uuid            " + uuid + "\n", "status          pending\n", "next attempt    in 1h5m (", "attempts        1 of 20\n",
 		"endpoint        POST https://one.example/hook\n", `run             r\x1b[31m` + "\n", `custom headers  [{"key": "X-A", "value": "1"}]` + "\n",
 		`payload         {\"x\": \"a\x7f<\u009b2J>\"}` + "\n", "last error      HTTP 500\n", "round           1 (",
-		"\nround 0, attempt 1: transient (status)\n  2024-05-06T05:08:09Z, took 12ms, by n1\n  HTTP 503\n  error: HTTP 503\n  response: " + strings.Repeat("ä", 199) + "…\n",
-		"\nround 0, attempt 2: transient (status)\n  2024-05-06T06:08:09Z, took 1.5s, by n1\n  HTTP 500\n" +
-			`  error: HTTP 500: \x1b]0;title\a` + "\n" + `  response: \x1b]0;title\a\u009b2J\xff` + "\n",
+		"\nround 0, attempt 1: transient (status)\n  2024-05-06T05:08:09Z, took 12ms, by n1\n  HTTP 503\n  response: " + strings.Repeat("ä", 199) + "…\n",
+		"\nround 0, attempt 2: transient (status)\n  2024-05-06T06:08:09Z, took 1.5s, by n1\n  HTTP 500\n" + `  response: \x1b]0;title\a\u009b2J\xff` + "\n",
+		"\nround 0, attempt 3: transient (reset)\n  2024-05-06T06:18:09Z, took <1ms, by n1\n  error: the connection broke\n",
+		"  HTTP 404\n  error: HTTP 404, and more\n  response: no\n",
 		"\nround 1, attempt 1: abandoned\n  2024-05-06T07:08:09.25Z, took an unknown time, by n2\n",
 	} {
 		assert.Contains(t, r.out, want)
@@ -189,12 +197,12 @@ func TestDeliveriesShow(t *testing.T) {
 	assert.Equal(t, uuid, shown.UUID)
 	assert.Equal(t, "a\x7f<\u009b2J>", shown.Payload.X)
 	assert.Equal(t, "X-A", shown.CustomHeaders[0]["key"])
-	require.Len(t, shown.Attempts, 3)
+	require.Len(t, shown.Attempts, 5)
 	assert.Equal(t, strings.Repeat("ä", 300)+"end", *shown.Attempts[0].ResponseBody)
 	assert.Nil(t, shown.Attempts[1].ResponseBody)
 	assert.Equal(t, []byte("\x1b]0;title\x07\u009b2J\xff"), shown.Attempts[1].ResponseBodyBase64)
-	assert.Nil(t, shown.Attempts[2].ResponseBody)
-	assert.Nil(t, shown.Attempts[2].ResponseBodyBase64)
+	assert.Nil(t, shown.Attempts[4].ResponseBody)
+	assert.Nil(t, shown.Attempts[4].ResponseBodyBase64)
 
 	fresh := insertDelivery(t, db, "")
 	r = on(t, db.URL, "deliveries", "show", fmt.Sprint(fresh))
@@ -282,20 +290,33 @@ func TestDeliveriesActions(t *testing.T) {
 			"replay --organization nobody --yes", ran{0, "replayed 0 deliveries\n", ""}, before, 0,
 		},
 		"replay, dry run": {
-			"replay --since 1h --dry-run", ran{0, "would replay 2 deliveries\n", ""}, before, 0,
+			"replay --since 1h --dry-run", ran{0, "would replay 2 deliveries: 1 dead_letter, 1 canceled\n", ""}, before, 0,
+		},
+		"replay elsewhere, dry run": {
+			"replay --since 1h --dry-run --endpoint-url https://new.example/x",
+			ran{0, "would replay 2 deliveries: 1 dead_letter, 1 canceled to https://new.example/x\n", ""}, before, 0,
+		},
+		"replay, dry run, JSON": {
+			"replay --organization acme --dry-run --json", ran{0, `{"would_replay":1,"dead_letter":1,"canceled":0}` + "\n", ""}, before, 0,
+		},
+		"replay nothing, dry run": {
+			"replay --organization nobody --dry-run", ran{0, "would replay 0 deliveries\n", ""}, before, 0,
 		},
 		"replay ids, dry run, JSON": {
-			"replay 4 6 --dry-run --json", ran{0, `{"would_replay":1}` + "\n", ""}, before, 0,
+			"replay 4 6 --dry-run --json", ran{0, `{"would_replay":1,"dead_letter":1,"canceled":0}` + "\n", ""}, before, 0,
 		},
 		"retry ids": {
 			"retry 2", ran{0, "retried 1 delivery\n", ""}, before, 1,
 		},
 		"retry ids that cannot be": {
-			"retry 1 2 3 4", ran{1, "retried 1 delivery\n", "1 was not retried: it is due already\n3 was not retried: it is being sent\n" +
+			"retry 1 2 3 4", ran{1, "retried 1 delivery\n", "1 is due already\n3 was not retried: it is being sent\n" +
 				"4 was not retried: it is dead_letter: replay starts it over\n"}, before, 1,
 		},
+		"retry an id that is due": {
+			"retry 1", ran{0, "retried 0 deliveries\n", "1 is due already\n"}, before, 0,
+		},
 		"retry by filter": {
-			"retry --status pending --yes --json", ran{0, `{"retried":1}` + "\n", ""}, before, 1,
+			"retry --since 1h --yes --json", ran{0, `{"retried":1}` + "\n", ""}, before, 1,
 		},
 		"cancel ids": {
 			"cancel 1 3", ran{0, "canceled 2 deliveries\n", ""},
@@ -305,8 +326,11 @@ func TestDeliveriesActions(t *testing.T) {
 			"cancel 6", ran{1, "canceled 0 deliveries\n", "6 was not canceled: it is succeeded\n"}, before, 0,
 		},
 		"cancel by filter": {
-			"cancel --status pending --yes", ran{0, "canceled 3 deliveries\n", ""},
+			"cancel --since 1h --yes", ran{0, "canceled 3 deliveries\n", ""},
 			"[canceled canceled canceled dead_letter canceled succeeded]", 0,
+		},
+		"cancel, dry run, JSON": {
+			"cancel --since 1h --dry-run --json", ran{0, `{"would_cancel":3}` + "\n", ""}, before, 0,
 		},
 		"cancel, dry run": {
 			"cancel --origin https://one.example --dry-run", ran{0, "would cancel 3 deliveries\n", ""}, before, 0,
@@ -336,17 +360,21 @@ func TestDeliveriesUsage(t *testing.T) {
 	db := standings(t)
 	rows := pgtest.Column[string](t, db, `SELECT d::text FROM riverhook.deliveries d ORDER BY id`)
 	for args, want := range map[string]string{
-		"retry":                                "retry which deliveries?",
+		"retry":                                "at least one of --organization",
 		"replay":                               "at least one of --status, --organization",
 		"cancel --yes":                         "cancel which deliveries?",
 		"replay --dry-run":                     "replay which deliveries?",
 		"replay --since 1h":                    "say --yes to replay all",
-		"cancel --status pending --json":       "say --yes to cancel all",
+		"cancel --since 1h --json":             "say --yes to cancel all",
 		"replay 4 --organization acme":         "either ids or a filter",
-		"cancel 1 --status pending":            "either ids or a filter",
+		"cancel 1 --since 1h":                  "either ids or a filter",
 		"replay 4 --status pending":            "a pending delivery is not over yet",
-		"cancel --status succeeded --yes":      "only pending deliveries can be canceled",
-		"retry --status dead_letter --yes":     "only pending deliveries can be retried",
+		"cancel --status succeeded --yes":      "unknown flag --status",
+		"retry --status pending --yes":         "unknown flag --status",
+		"list --origin 127.0.0.1:18999":        "--origin: scheme, host and port only, such as https://example.com",
+		"list --origin http://h/path":          "--origin: scheme, host and port only",
+		"replay --origin http://h?x --yes":     "--origin: scheme, host and port only",
+		"replay --origin one.example --yes":    "--origin: scheme, host and port only",
 		"replay --status gone --yes":           "--status gone",
 		"replay x":                             `"x" is neither the id`,
 		"replay 0":                             `"0" is neither the id`,
@@ -445,6 +473,60 @@ func TestBrief(t *testing.T) {
 	} {
 		assert.Equal(t, want, brief(d), d)
 	}
+}
+
+func TestAge(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0s ago", 59*time.Second + 999: "59s ago", time.Minute: "1m ago", time.Hour - 1: "59m ago", time.Hour: "1h ago",
+		24*time.Hour - 1: "23h ago", 24 * time.Hour: "1d ago", 800 * 24 * time.Hour: "800d ago",
+	} {
+		assert.Equal(t, want, age(d), d)
+	}
+}
+
+func TestTableInATerminal(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	later := now.Add(27 * time.Second)
+	p := func(s string) *string { return &s }
+	rows := []store.Row{
+		{ID: 12, Status: "dead_letter", AttemptCount: 20, EndpointOrigin: p("http://127.0.0.1:18999"), LastError: p("HTTP 503: " + strings.Repeat("down ", 30)), CreatedAt: now.Add(-3 * time.Hour), Now: now},
+		{ID: 11, Status: "pending", EndpointOrigin: p("https://a.example"), ScheduledFor: &later, CreatedAt: now.Add(-time.Minute), Now: now},
+	}
+	assert.Equal(t, strings.Join([]string{
+		"ID  STATUS       ATTEMPTS  NEXT    CREATED  ORIGIN             LAST ERROR",
+		"12  dead_letter  20        -       3h ago   http://127.0.0.1…  HTTP 503: down d…",
+		"11  pending      0         in 27s  1m ago   https://a.example  -",
+	}, "\n")+"\n", table(rows, 80))
+	assert.Contains(t, table(rows[1:], 80), "  https://a.example  -\n") // nobody wants the room
+	assert.Contains(t, table(rows, 300), "http://127.0.0.1:18999  HTTP 503: "+strings.Repeat("down ", 29)+"down \n")
+	assert.Contains(t, table(rows, 0), strings.Repeat("down ", 29)+"down \n")
+
+	rows = append(rows, store.Row{
+		ID: 10, Status: "pending", ClaimedBy: p("ip-10-0-0-7.internal:4711/abcdef"), WorkflowRunID: p(strings.Repeat("run", 20)),
+		EndpointOrigin: p("https://" + strings.Repeat("long", 20)), UpdatedAt: now.Add(-2 * time.Second), CreatedAt: now, Now: now,
+	})
+	assert.Contains(t, table(rows, 0), "sending since 2s on ip-10-0-0-7.internal:4711/abcdef ")
+	for columns := 1; columns < 300; columns++ {
+		shown := table(rows, columns)
+		for line := range strings.Lines(shown) {
+			assert.LessOrEqual(t, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), columns)
+		}
+		if columns >= 80 {
+			assert.Contains(t, shown, "sending since 2s on ip-10-0-0")
+		}
+	}
+}
+
+func TestForetell(t *testing.T) {
+	t.Parallel()
+	replay := action{kind: store.ActionReplay}
+	numbers := map[delivery.Status]int{"dead_letter": 5, "canceled": 3, "succeeded": 0}
+	assert.Equal(t, "8 deliveries (5 dead_letter, 3 canceled)", replay.foretell(numbers, " (", ")"))
+	replay.endpointURL = "https://new.example"
+	assert.Equal(t, "8 deliveries (5 dead_letter, 3 canceled) to https://new.example", replay.foretell(numbers, " (", ")"))
+	assert.Equal(t, "1 delivery", action{kind: store.ActionCancel}.foretell(map[delivery.Status]int{"pending": 1}, " (", ")"))
 }
 
 func TestCut(t *testing.T) {

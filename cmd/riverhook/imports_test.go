@@ -19,21 +19,23 @@ const module = "github.com/riverhook/riverhook/"
 // in it, and an import that is not in its list, fail the test: think before you add one.
 var imports = map[string][]string{
 	"delivery":                    {},
+	"delivery/credential":         {},
 	"delivery/egress":             {},
+	"delivery/signing":            {},
 	"delivery/store":              {"delivery"},
-	"worker":                      {"delivery", "delivery/egress", "delivery/store"},
+	"worker":                      {"delivery", "delivery/credential", "delivery/egress", "delivery/signing", "delivery/store"},
 	"sweeper":                     {"delivery", "delivery/store"},
 	"migrations":                  {},
 	"migrations/pgtemp":           {},
 	"migrations/pgtest":           {"migrations", "migrations/pgtemp"},
-	"cmd/riverhook":               {"cmd/riverhook/internal/node", "delivery", "delivery/store", "migrations", "sweeper"},
-	"cmd/riverhook/internal/node": {"delivery", "delivery/egress", "delivery/store", "migrations", "sweeper", "worker"},
+	"cmd/riverhook":               {"cmd/riverhook/internal/node", "delivery", "delivery/credential", "delivery/egress", "delivery/signing", "delivery/store", "migrations", "sweeper"},
+	"cmd/riverhook/internal/node": {"delivery", "delivery/credential", "delivery/egress", "delivery/store", "migrations", "sweeper", "worker"},
 	"cmd/demo":                    {"migrations/pgtemp"},
 	"cmd/devpg":                   {"migrations/pgtemp"},
 }
 
 // standardOnly are packages that import nothing but ours and the standard library.
-var standardOnly = []string{"delivery"}
+var standardOnly = []string{"delivery", "delivery/credential", "delivery/signing"}
 
 func TestImports(t *testing.T) {
 	t.Parallel()

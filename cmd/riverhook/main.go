@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -27,13 +28,17 @@ const (
 
 // commands is the command line.
 type commands struct {
-	Serve      serveCmd      `cmd:"" help:"Deliver: the worker, the sweeper and an HTTP listener. Settings come from flags or the environment; the database from RIVERHOOK_DATABASE_URL, the file that RIVERHOOK_DATABASE_URL_FILE names, or DATABASE_URL."`
-	Migrate    migrateCmd    `cmd:"" help:"Bring a database to riverhook's schema and River's, and grant roles."`
-	Send       sendCmd       `cmd:"" help:"Enqueue one delivery."`
-	Deliveries deliveriesCmd `cmd:"" help:"Look at deliveries; retry, replay and cancel them."`
-	Sweep      sweepCmd      `cmd:"" help:"Sweep now: give overdue deliveries without a live job one, and take back what a dead node held."`
-	Help       helpCmd       `cmd:"" help:"Explain a topic: retries."`
-	Version    versionCmd    `cmd:"" help:"Print the version."`
+	Serve       serveCmd       `cmd:"" help:"Deliver: the worker, the sweeper and an HTTP listener. Settings come from flags or the environment; the database from RIVERHOOK_DATABASE_URL, the file that RIVERHOOK_DATABASE_URL_FILE names, or DATABASE_URL."`
+	Migrate     migrateCmd     `cmd:"" help:"Bring a database to riverhook's schema and River's, and grant roles."`
+	Send        sendCmd        `cmd:"" help:"Enqueue one delivery."`
+	Deliveries  deliveriesCmd  `cmd:"" help:"Look at deliveries; retry, replay and cancel them."`
+	Credentials credentialsCmd `cmd:"" help:"Secrets that requests are authorized with."`
+	Secrets     secretsCmd     `cmd:"" help:"Secrets that requests are signed with (Standard Webhooks)."`
+	Sweep       sweepCmd       `cmd:"" help:"Sweep now: give overdue deliveries without a live job one, and take back what a dead node held."`
+	Help        helpCmd        `cmd:"" help:"Explain a topic: retries."`
+	Version     versionCmd     `cmd:"" help:"Print the version."`
+
+	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
 // console is where a command writes, and what it reads.
@@ -47,16 +52,15 @@ func main() { os.Exit(run(os.Args[1:], console{os.Stdin, os.Stdout, os.Stderr}))
 // run is main, with an exit code.
 func run(args []string, c console) int {
 	dropEmptySettings()
-	// The second signal ends the process at once: leases run out, and the sweep takes the deliveries back.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := untilSignal()
 	defer stop()
-	context.AfterFunc(ctx, stop)
 
 	var cli commands
 	exited := -1
 	parser, err := kong.New(&cli,
 		kong.Name("riverhook"),
-		kong.Description("Delivers outbound webhooks from your Postgres."),
+		kong.Description("Delivers outbound webhooks from your Postgres.\n\nExit codes: 0 done; 1 failed, or something named was not changed; "+
+			"2 wrong usage or setting; 3 \"send --wait\" is still pending."),
 		kong.UsageOnError(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(c.out, c.err),
@@ -65,6 +69,8 @@ func run(args []string, c console) int {
 		kong.Bind(c),
 		kong.ValueFormatter(formatHelp),
 		helpVars(),
+		kong.Vars{"version": "riverhook " + programVersion()},
+		kong.PostBuild(nameValues),
 	)
 	if err != nil {
 		panic(err) // the command line's own definition is wrong
@@ -73,7 +79,7 @@ func run(args []string, c console) int {
 		args = []string{"--help"}
 	}
 	parsed, err := parser.Parse(args)
-	if exited >= 0 { // --help
+	if exited >= 0 { // --help or --version
 		return exited
 	}
 	if err == nil {
@@ -82,6 +88,45 @@ func run(args []string, c console) int {
 		err = usageError{err}
 	}
 	return report(c, err)
+}
+
+// nameValues makes --help call a flag's value by the flag's name: its default is in the text.
+func nameValues(k *kong.Kong) error {
+	return kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok && flag.HasDefault && flag.PlaceHolder == "" {
+			flag.PlaceHolder = strings.ToUpper(flag.Name)
+		}
+		return next(nil)
+	})
+}
+
+// internalPrefix is what our packages begin their errors with: for the log, and not for people.
+var internalPrefix = regexp.MustCompile(`^(riverhook: )?(((credential|egress|migrations|signing|store|sweeper|worker): )+([a-z]+: )?)?`)
+
+// untilSignal is a context that the first SIGINT or SIGTERM ends. The second one ends the process at once: leases run out,
+// and the sweep takes the deliveries back.
+func untilSignal() (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals, done := make(chan os.Signal, 2), make(chan struct{})
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		for range 2 {
+			select {
+			case <-signals:
+			case <-done:
+				return
+			}
+			if ctx.Err() != nil {
+				os.Exit(exitFailed)
+			}
+			cancel()
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel()
+	}
 }
 
 // usageError is a mistake in how the program was called.
@@ -114,7 +159,7 @@ func report(c console, err error) int {
 	case errors.As(err, &exit):
 		return int(exit)
 	}
-	_, _ = fmt.Fprintln(c.err, "riverhook:", strings.TrimPrefix(err.Error(), "riverhook: "))
+	_, _ = fmt.Fprintln(c.err, "riverhook:", internalPrefix.ReplaceAllString(err.Error(), ""))
 	if errors.As(err, &usage) || errors.As(err, &parse) {
 		_, _ = fmt.Fprintln(c.err, `  see "riverhook --help", or "riverhook COMMAND --help"`)
 		return exitUsage

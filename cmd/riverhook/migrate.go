@@ -28,6 +28,9 @@ func (cmd *migrateUpCmd) Run(ctx context.Context, c console) error {
 	}
 	defer pool.Close()
 	report, err := migrations.Up(ctx, pool, migrations.Options{Schema: string(cmd.Schema), Log: cmd.logger(c)})
+	if lacksRights(err) {
+		return hintError{err, fmt.Sprintf("the role needs CREATE on the database, or a schema %s that it owns", string(cmd.Schema))}
+	}
 	if err != nil {
 		return err
 	}
@@ -107,6 +110,6 @@ func (cmd *migrateGrantCmd) Run(ctx context.Context, c console) error {
 	if err := migrations.Grant(ctx, pool, string(cmd.Schema), cmd.Role, cmd.As); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.out, "%s is now %s in schema %s\n", cmd.Role, cmd.As, string(cmd.Schema))
+	_, err = fmt.Fprintf(c.out, "granted %s rights in schema %s to %s\n", cmd.As, string(cmd.Schema), cmd.Role)
 	return err
 }

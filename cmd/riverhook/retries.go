@@ -23,12 +23,13 @@ const middle = 0.5
 func (cmd *helpRetriesCmd) Run(c console) error {
 	p := cmd.policy()
 	var b strings.Builder
-	fmt.Fprintf(&b, "A delivery is tried up to %s. An attempt that fails for a reason that may pass (no connection, a timeout,\n"+
-		"or HTTP %s) is followed by the next one after a delay;\n"+
-		"any other answer but 2xx ends the delivery as a dead letter at once.\n\n", count(p.MaxAttempts, "time"), p.Retryable)
+	fmt.Fprintf(&b, "A delivery is tried up to %s. An attempt that fails for a reason that may pass is followed by the next\n"+
+		"one after a delay: no HTTP answer (name not resolved, refused, reset, timeout, TLS or certificate, malformed answer),\n"+
+		"a missing credential, or HTTP %s. Anything else but 2xx ends the\n"+
+		"delivery as a dead letter at once.\n\n", count(p.MaxAttempts, "time"), p.Retryable)
 	fmt.Fprintf(&b, "The delay is %s after the first attempt and doubles with each one, up to %s.", words(p.BaseDelay), words(p.MaxDelay))
 	if p.Jitter > 0 {
-		fmt.Fprintf(&b, " Each is drawn from\n%.0f %% around that, so that a failed receiver does not get everything back at one moment.", p.Jitter*100)
+		fmt.Fprintf(&b, " Each is up to\n%.0f %% shorter or longer, so that a failed receiver does not get everything back at one moment.", p.Jitter*100)
 	}
 	b.WriteString("\nA receiver's Retry-After makes it longer, never longer than the longest.\n\n")
 	b.WriteString("  attempt   after the one before   after the first\n")
@@ -49,7 +50,8 @@ func (cmd *helpRetriesCmd) Run(c console) error {
 	fmt.Fprintf(&b, "An attempt whose node died is repeated without counting; %d of these in a row park the delivery.\n", delivery.MaxAbandoned)
 	b.WriteString("A row's max_attempts replaces the number of attempts.\n" +
 		"Try again now: riverhook deliveries retry ID. Start over: riverhook deliveries replay ID.\n" +
-		"Settings: RIVERHOOK_MAX_ATTEMPTS, RIVERHOOK_BASE_DELAY, RIVERHOOK_MAX_DELAY, RIVERHOOK_JITTER, RIVERHOOK_RETRYABLE_STATUS.\n")
+		"Settings: RIVERHOOK_MAX_ATTEMPTS, RIVERHOOK_BASE_DELAY, RIVERHOOK_MAX_DELAY, RIVERHOOK_JITTER, RIVERHOOK_RETRYABLE_STATUS.\n" +
+		"These are the settings of this shell's environment. With the service's: set -a; . /etc/riverhook.env; riverhook help retries\n")
 	_, err := fmt.Fprint(c.out, b.String())
 	return err
 }

@@ -27,7 +27,8 @@ type sendCmd struct {
 	WebhookNode  string   `name:"node" help:"Which configured webhook of that cause."`
 	Name         string   `help:"A name for people."`
 	At           string   `placeholder:"TIME" help:"Not before then: an RFC 3339 time, or a duration from now such as 10m (default now)."`
-	Wait         bool     `help:"Wait for the outcome: exit code 0 when delivered, 1 when not, 3 when --wait-timeout is over and it is still pending."`
+	MaxAttempts  *int     `placeholder:"N" help:"How often it is tried at most (default: the service's RIVERHOOK_MAX_ATTEMPTS)."`
+	Wait         bool     `help:"Wait for the outcome: exit code 0 when delivered, 1 when not, 3 when it is still pending after --wait-timeout or the outcome cannot be read. Takes the rights of a reader, too."`
 	WaitTimeout  duration `default:"60s" help:"How long --wait waits (default ${default})."`
 	JSON         bool     `name:"json" help:"Print one JSON object."`
 }
@@ -54,7 +55,7 @@ func (cmd *sendCmd) Run(ctx context.Context, c console) error {
 		return explainDatabaseError(err, "application")
 	}
 	if cmd.JSON && !cmd.Wait {
-		return json.NewEncoder(c.out).Encode(map[string]any{"id": enqueued.ID, "delivery_uuid": enqueued.UUID, "created": enqueued.Created})
+		return printEnqueued(c, enqueued)
 	}
 	verb := "enqueued"
 	if !enqueued.Created {
@@ -77,6 +78,11 @@ func (cmd *sendCmd) delivery(in io.Reader, now time.Time) (d store.NewDelivery, 
 	}
 	if _, err := delivery.ParseEndpoint(cmd.URL); err != nil {
 		return d, err
+	}
+	if cmd.MaxAttempts != nil {
+		if d.MaxAttempts = *cmd.MaxAttempts; d.MaxAttempts < 1 || d.MaxAttempts > 1000 {
+			return d, errors.New("--max-attempts: from 1 to 1000")
+		}
 	}
 	switch d.Method {
 	case "GET", "POST", "PUT", "PATCH", "DELETE":
@@ -142,43 +148,95 @@ func readData(data string, in io.Reader) (json.RawMessage, error) {
 	return payload, nil
 }
 
+func printEnqueued(c console, e store.Enqueued) error {
+	return printJSON(c.out, map[string]any{"id": e.ID, "delivery_uuid": e.UUID, "created": e.Created})
+}
+
 // wait looks at the row until it is decided.
 func (cmd *sendCmd) wait(ctx context.Context, c console, st *store.Store, e store.Enqueued) error {
+	started := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(cmd.WaitTimeout))
 	defer cancel()
-	attempts := -1
+	var last store.Row
+	var attempts []store.AttemptRow
 	for {
-		row, _, err := st.Get(ctx, e.ID, "")
-		if err != nil && ctx.Err() == nil {
+		row, made, err := st.Get(ctx, e.ID, "")
+		switch {
+		case lacksRights(err):
+			return cmd.blind(c, e)
+		case err != nil && ctx.Err() == nil:
 			return explainDatabaseError(err, "reader")
+		case err == nil && row.Status != delivery.StatusPending:
+			return cmd.outcome(c, row, made)
+		case err == nil:
+			if row.AttemptCount > last.AttemptCount && !cmd.JSON {
+				_, _ = fmt.Fprintf(c.out, "attempt %d failed: %s\n", row.AttemptCount, printable(text(row.LastError)))
+			}
+			last, attempts = row, made
 		}
-		if err == nil && row.Status != delivery.StatusPending {
-			return cmd.outcome(c, row)
-		}
-		if err == nil && row.AttemptCount != attempts && row.AttemptCount > 0 && !cmd.JSON {
-			_, _ = fmt.Fprintf(c.out, "attempt %d failed: %s\n", row.AttemptCount, printable(text(row.LastError)))
-		}
-		attempts = row.AttemptCount
 		select {
 		case <-ctx.Done():
-			_, _ = fmt.Fprintf(c.err, "riverhook: delivery %d is still pending after %s: is \"riverhook serve\" running? Look at it with \"riverhook deliveries show %d\"\n",
-				e.ID, cmd.WaitTimeout, e.ID)
+			waited := min(time.Since(started).Round(time.Millisecond), time.Duration(cmd.WaitTimeout))
+			_, _ = fmt.Fprintf(c.err, "riverhook: delivery %d is still pending after %s: %s\n  look at it with: riverhook deliveries show %d\n",
+				e.ID, waited, whyPending(&last), e.ID)
+			if cmd.JSON {
+				if err := printWaited(c, e, last, attempts); err != nil {
+					return err
+				}
+			}
 			return exitError(exitPending)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
-func (cmd *sendCmd) outcome(c console, row store.Row) error {
+// printWaited prints the row as it was last seen, if it was.
+func printWaited(c console, e store.Enqueued, last store.Row, attempts []store.AttemptRow) error {
+	if last.ID == 0 {
+		return printEnqueued(c, e)
+	}
+	return printShown(c.out, last, attempts)
+}
+
+// blind: the delivery is enqueued, and this role may not see what becomes of it.
+func (cmd *sendCmd) blind(c console, e store.Enqueued) error {
+	if cmd.JSON {
+		if err := printEnqueued(c, e); err != nil {
+			return err
+		}
+	}
+	_, _ = fmt.Fprintf(c.err, "riverhook: delivery %d is enqueued and will be sent, but this role may not look at its outcome\n"+
+		"  leave --wait out, or let the role read: riverhook migrate grant ROLE --as reader\n", e.ID)
+	return exitError(exitPending)
+}
+
+// whyPending says what a delivery waits for.
+func whyPending(r *store.Row) string {
+	attempt := fmt.Sprintf("attempt %d ", r.AttemptCount+1)
+	switch due := next(r); {
+	case r.ClaimedBy != nil:
+		return attempt + "is being made"
+	case r.HeldSince != nil:
+		return attempt + "is held back"
+	case strings.HasPrefix(due, "in "):
+		return attempt + "comes " + due
+	case r.AttemptCount > 0:
+		return attempt + "is due"
+	default:
+		return "is \"riverhook serve\" running?"
+	}
+}
+
+func (cmd *sendCmd) outcome(c console, row store.Row, attempts []store.AttemptRow) error {
 	switch {
 	case cmd.JSON:
-		if err := json.NewEncoder(c.out).Encode(row); err != nil {
+		if err := printShown(c.out, row, attempts); err != nil {
 			return err
 		}
 	case row.Status == delivery.StatusSucceeded:
 		_, _ = fmt.Fprintf(c.out, "delivered: HTTP %d at attempt %d\n", number(row.LastStatusCode), row.AttemptCount)
 	default:
-		_, _ = fmt.Fprintf(c.out, "%s after %d attempts: %s\n", row.Status, row.AttemptCount, printable(text(row.LastError)))
+		_, _ = fmt.Fprintf(c.out, "%s after %s: %s\n", row.Status, count(row.AttemptCount, "attempt"), printable(text(row.LastError)))
 	}
 	if row.Status != delivery.StatusSucceeded {
 		return exitError(exitFailed)

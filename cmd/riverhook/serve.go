@@ -8,11 +8,18 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"os"
+	"reflect"
+	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
+	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/egress"
 )
 
 // serveCmd has every setting of the service.
@@ -30,6 +37,10 @@ type serveCmd struct {
 	SweepInterval     duration  `env:"RIVERHOOK_SWEEP_INTERVAL" default:"15s" help:"Time between two sweeps (default ${default})."`
 	HeaderPrefix      string    `env:"RIVERHOOK_HEADER_PREFIX" default:"X-Riverhook-" help:"Of the headers that identify a delivery (default ${default})."`
 	MissingCredential string    `env:"RIVERHOOK_MISSING_CREDENTIAL" default:"fail" enum:"fail,send" help:"What to do with a delivery whose credential is missing: ${enum} (default ${default})."`
+	SecretHeaders     string    `env:"RIVERHOOK_SECRET_HEADERS" default:"drop" enum:"drop,send" help:"What to do with custom headers whose name looks like a secret's: ${enum} (default ${default})."`
+	EgressAllow       prefixes  `env:"RIVERHOOK_EGRESS_ALLOW" placeholder:"CIDR,..." help:"Private networks that requests may reach, such as 10.1.0.0/16,127.0.0.1/32 (default: none)."`
+	EgressDeny        prefixes  `env:"RIVERHOOK_EGRESS_DENY" placeholder:"CIDR,..." help:"Public networks that requests must not reach (default: none)."`
+	LogRequests       bool      `env:"RIVERHOOK_LOG_REQUESTS" default:"false" help:"Log a line per request, with sensitive fields redacted (default ${default})."`
 	MaxPayload        byteSize  `env:"RIVERHOOK_MAX_PAYLOAD" default:"1MiB" help:"Largest payload that is sent; a larger one is parked (default ${default})."`
 }
 
@@ -81,23 +92,32 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 	if err != nil {
 		return err
 	}
-	log := s.logger(c)
-	// What libraries say through the standard logger may quote what a receiver sent.
-	stdlog.SetFlags(0)
-	stdlog.SetOutput(slog.NewLogLogger(log.Handler(), slog.LevelDebug).Writer())
-	n, err := node.New(node.Config{
-		Database: database, Schema: string(s.Schema), Log: log, Version: programVersion(),
-		Concurrency: s.Concurrency, MaxConns: s.DBMaxConns, PollOnly: s.PollOnly, Migrate: s.Migrate,
-		Timeout: time.Duration(s.Timeout), Lease: s.lease(), Policy: s.policy(), SweepInterval: time.Duration(s.SweepInterval),
-		HeaderPrefix: s.HeaderPrefix, MaxPayload: int(s.MaxPayload), SendWithoutCredential: s.MissingCredential == "send",
-	})
+	keys, err := keyring()
 	if err != nil {
 		return err
 	}
+	log := s.logger(c)
+	warnOfUnknownSettings(log)
+	// What libraries say through the standard logger may quote what a receiver sent.
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(slog.NewLogLogger(log.Handler(), slog.LevelDebug).Writer())
 	var lc net.ListenConfig
 	listener, err := lc.Listen(ctx, "tcp", s.Listen)
 	if err != nil {
 		return hintError{fmt.Errorf("cannot listen on %s: %w", s.Listen, err), "choose another address with --listen or RIVERHOOK_LISTEN"}
+	}
+	never := append(databaseAddresses(ctx, database), addressOf(listener))
+	n, err := node.New(node.Config{
+		Database: database, Schema: string(s.Schema), Log: log, Version: programVersion(),
+		Concurrency: s.Concurrency, MaxConns: s.DBMaxConns, PollOnly: s.PollOnly, Migrate: s.Migrate,
+		Timeout: time.Duration(s.Timeout), Lease: s.lease(), Policy: s.policy(), SweepInterval: time.Duration(s.SweepInterval),
+		Headers:    delivery.HeaderRules{Prefix: s.HeaderPrefix, SendSecrets: s.SecretHeaders == "send"},
+		MaxPayload: int(s.MaxPayload), SendWithoutCredential: s.MissingCredential == "send", Keys: keys, LogRequests: s.LogRequests,
+		Guard: egress.NewGuard(egress.Config{Allow: s.EgressAllow, Deny: s.EgressDeny, Never: never}),
+	})
+	if err != nil {
+		_ = listener.Close()
+		return err
 	}
 	log.Info("riverhook", "version", programVersion(), "node", n.ID, "listen", "http://"+listener.Addr().String())
 
@@ -124,4 +144,60 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 		log.Info("stopped")
 	}
 	return err
+}
+
+// prefixes are networks as a flag.
+type prefixes []netip.Prefix
+
+func (p *prefixes) UnmarshalText(text []byte) (err error) {
+	*p, err = egress.ParsePrefixes(string(text))
+	return err
+}
+
+// addressOf is where a listener listens.
+func addressOf(listener net.Listener) netip.AddrPort {
+	address, _ := netip.ParseAddrPort(listener.Addr().String())
+	return address
+}
+
+// databaseAddresses are where the database is, as far as its names resolve now: requests must not reach it.
+func databaseAddresses(ctx context.Context, config *pgxpool.Config) (addresses []netip.AddrPort) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	add := func(host string, port uint16) {
+		if strings.HasPrefix(host, "/") { // a Unix socket
+			return
+		}
+		found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		for _, address := range found {
+			addresses = append(addresses, netip.AddrPortFrom(address.Unmap(), port))
+		}
+	}
+	add(config.ConnConfig.Host, config.ConnConfig.Port)
+	for _, fallback := range config.ConnConfig.Fallbacks {
+		add(fallback.Host, fallback.Port)
+	}
+	return addresses
+}
+
+// warnOfUnknownSettings names variables that look like settings and are none: they may be misspelt.
+func warnOfUnknownSettings(log *slog.Logger) {
+	known := map[string]bool{
+		"RIVERHOOK_DATABASE_URL": true, "RIVERHOOK_DATABASE_URL_FILE": true, "RIVERHOOK_SECRET_KEY": true, "RIVERHOOK_SECRET_KEY_FILE": true,
+	}
+	var flags func(reflect.Type)
+	flags = func(t reflect.Type) {
+		for field := range t.Fields() {
+			known[field.Tag.Get("env")] = true
+			if field.Anonymous {
+				flags(field.Type)
+			}
+		}
+	}
+	flags(reflect.TypeFor[serveCmd]())
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "RIVERHOOK_") && !known[name] {
+			log.Warn("unknown setting: is it misspelt?", "variable", name)
+		}
+	}
 }

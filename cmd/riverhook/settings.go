@@ -108,15 +108,12 @@ func (f databaseFlags) config() (*pgxpool.Config, error) {
 }
 
 func databaseFromEnvironment() (*pgxpool.Config, error) {
-	if url := os.Getenv("RIVERHOOK_DATABASE_URL"); url != "" {
-		return parseDatabaseURL("RIVERHOOK_DATABASE_URL", url)
+	url, err := secretSetting("RIVERHOOK_DATABASE_URL")
+	if err != nil {
+		return nil, err
 	}
-	if file := os.Getenv("RIVERHOOK_DATABASE_URL_FILE"); file != "" {
-		url, err := os.ReadFile(file) //nolint:gosec // the operator's file
-		if err != nil {
-			return nil, fmt.Errorf("RIVERHOOK_DATABASE_URL_FILE: %w", err)
-		}
-		return parseDatabaseURL("RIVERHOOK_DATABASE_URL_FILE", strings.TrimSpace(string(url)))
+	if url != "" {
+		return parseDatabaseURL("RIVERHOOK_DATABASE_URL", url)
 	}
 	if url := os.Getenv("DATABASE_URL"); url != "" {
 		return parseDatabaseURL("DATABASE_URL", url)

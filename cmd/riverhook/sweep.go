@@ -33,7 +33,7 @@ func (cmd *sweepCmd) Run(ctx context.Context, c console) error {
 		return hintError{err, "it does the same: look at its result with \"riverhook deliveries list\""}
 	}
 	if err != nil {
-		return err
+		return explainDatabaseError(err, "service")
 	}
 	if cmd.JSON {
 		return json.NewEncoder(c.out).Encode(map[string]int{

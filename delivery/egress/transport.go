@@ -14,17 +14,39 @@ const MaxResponseHeaderBytes = 64 << 10
 // idlePerOrigin bounds the connections that are kept open to one origin between attempts.
 const idlePerOrigin = 256
 
+// connectTimeout bounds connecting, and then the TLS handshake. net/http lets both go on when the request that asked for
+// them is over, for the sake of the next one: without a bound of their own, a receiver that does not answer would keep a
+// connection for ever.
+const connectTimeout = time.Minute
+
+// Option changes what [NewTransport] makes.
+type Option func(*dialer)
+
+// WithGuard has guard judge every address before it is dialled; nil is the zero [Guard]. Without this option, every
+// address is dialled.
+func WithGuard(guard *Guard) Option {
+	return func(d *dialer) { d.guard, d.guarded = guard, true }
+}
+
+// WithResolver resolves names with resolver instead of net.DefaultResolver.
+func WithResolver(resolver *net.Resolver) Option {
+	return func(d *dialer) { d.Resolver = resolver }
+}
+
 // NewTransport is how requests go out: one request per call of RoundTrip, without a proxy from the environment, without
 // cookies, without following redirects (a transport follows none) and without transparent decompression. The context of a
 // request bounds all of it: name resolution, connecting, the TLS handshake, and reading the answer.
 //
+// Where its guard refuses all addresses of a host, the error is a [*BlockedError]. Where a name does not resolve, it is a
+// [*net.DNSError]. A connection that is kept open is used again without another verdict: it leads where it led.
+//
 // Prepare makes a request safe to hand to it.
-func NewTransport() *http.Transport {
-	dialer := &net.Dialer{KeepAlive: 30 * time.Second}
+func NewTransport(options ...Option) *http.Transport {
 	return &http.Transport{
 		Proxy:                  nil,
-		DialContext:            dialer.DialContext,
+		DialContext:            newDialer(options...).DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    connectTimeout,
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    idlePerOrigin,

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -71,8 +72,19 @@ SELECT t.n, t.id, t.delivery_uuid::text, t.organization_id, coalesce(t.workflow_
            (SELECT count(*) FROM {schema}.attempts a WHERE a.delivery_id = t.id AND a.round = t.round AND a.outcome = 'abandoned')
        ELSE 0 END AS abandoned_total,
        -- What did not fit into the batch. Where there is such a row, at least one was taken.
-       (SELECT array_agg(s.n) FROM sized s WHERE s.bytes_before >= $6) AS deferred
-  FROM taken t`
+       (SELECT array_agg(s.n) FROM sized s WHERE s.bytes_before >= $6) AS deferred,
+       coalesce(c.type, '') AS credential_type, c.sealed, x.uuids, x.cells, x.own
+  FROM taken t
+  -- Within the organization: a credential of another one is not there.
+  LEFT JOIN {schema}.credentials c ON c.credential_uuid = t.credential_uuid AND c.organization_id = t.organization_id
+  -- Signing secrets of this receiver, and those for all of the organization's.
+  LEFT JOIN LATERAL (
+       SELECT array_agg(x.secret_uuid::text ORDER BY x.created_at DESC, x.secret_uuid) AS uuids,
+              array_agg(x.sealed            ORDER BY x.created_at DESC, x.secret_uuid) AS cells,
+              array_agg(x.endpoint_origin IS NOT NULL ORDER BY x.created_at DESC, x.secret_uuid) AS own
+         FROM {schema}.signing_secrets x
+        WHERE x.organization_id = t.organization_id AND (x.endpoint_origin = t.endpoint_origin OR x.endpoint_origin IS NULL)
+          AND (x.expires_at IS NULL OR x.expires_at > now())) x ON true`
 
 // claimableSQL says which of the jobs that were not taken could have been: somebody holds their row's lock.
 const claimableSQL = `
@@ -106,13 +118,18 @@ func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs,
 	var n int
 	var d delivery.Delivery
 	var deferred []int
+	var secretUUIDs []string
+	var secretCells [][]byte
+	var secretOwn []bool
 	missing := len(ids)
 	_, err = pgx.ForEachRow(rows, []any{
 		&n, &d.ID, &d.UUID, &d.OrganizationID, &d.WorkflowRunID, &d.WebhookNodeID, &d.WebhookName, &d.EndpointURL, &d.Origin,
 		&d.Method, &d.Payload, &d.PayloadBytes, &d.CustomHeaders, &d.CredentialUUID, &d.MaxAttempts, &d.Claim, &d.Round,
 		&d.AttemptCount, &d.AbandonedCount, &d.AbandonedTotal, &deferred,
+		&d.Credential.Type, &d.Credential.Cell, &secretUUIDs, &secretCells, &secretOwn,
 	}, func() error {
 		d.ClaimedBy = node
+		d.SigningSecrets = mostSpecific(secretUUIDs, secretCells, secretOwn)
 		claimed[position[n-1]] = Claimed{Verdict: ClaimTaken, Delivery: d}
 		missing--
 		return nil
@@ -141,4 +158,15 @@ func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs,
 		return nil
 	})
 	return claimed, nil
+}
+
+// mostSpecific are the secrets of the receiver itself, or else those for all receivers.
+func mostSpecific(uuids []string, cells [][]byte, own []bool) (secrets []delivery.SealedSecret) {
+	wanted := slices.Contains(own, true)
+	for i := range uuids {
+		if own[i] == wanted {
+			secrets = append(secrets, delivery.SealedSecret{UUID: uuids[i], Cell: cells[i]})
+		}
+	}
+	return secrets
 }

@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/riverhook/riverhook/delivery"
 )
 
 // NewDelivery is a delivery to be enqueued. Zero values mean the default of the column.
 type NewDelivery struct {
-	EndpointURL    string          // required
+	EndpointURL    string          // required; http or https, without a user name
 	Payload        json.RawMessage // sent byte for byte; default {}
 	UUID           string          // what the receiver recognizes repeated attempts by; default random
 	OrganizationID string          // default "default"
@@ -57,11 +59,16 @@ const enqueueTries = 3
 // returned and nothing is inserted (under serializable or repeatable read, the conflict with a row that this transaction
 // cannot see is a serialization failure, as always there).
 //
+// What could never be sent (another scheme, a user name in the URL, a bad header) is an error before anything is inserted.
+//
 // It needs INSERT on the columns that an application may insert and SELECT on the key (`riverhook migrate grant`). An
 // error leaves the transaction aborted, as any failed statement does.
 func EnqueueTx(ctx context.Context, tx pgx.Tx, d NewDelivery) (Enqueued, error) {
 	if d.EndpointURL == "" {
 		return Enqueued{}, errors.New("store: enqueue: EndpointURL is empty: say where to send it")
+	}
+	if _, err := delivery.ParseEndpoint(d.EndpointURL); err != nil {
+		return Enqueued{}, fmt.Errorf("store: enqueue: %w", err)
 	}
 	if d.Schema == "" {
 		d.Schema = "riverhook"
@@ -83,6 +90,9 @@ func EnqueueTx(ctx context.Context, tx pgx.Tx, d NewDelivery) (Enqueued, error) 
 		text, err := json.Marshal(list)
 		if err != nil {
 			return Enqueued{}, fmt.Errorf("store: enqueue: headers: %w", err)
+		}
+		if _, _, err := (delivery.HeaderRules{}).Custom(text); err != nil {
+			return Enqueued{}, fmt.Errorf("store: enqueue: %w", err)
 		}
 		headers = null(string(text))
 	}

@@ -374,6 +374,13 @@ func TestEnqueueTx(t *testing.T) {
 
 	_, err := store.EnqueueTx(ctx, nil, store.NewDelivery{})
 	require.ErrorContains(t, err, "EndpointURL is empty")
+	for _, bad := range []string{"ftp://a/", "http://u:secret@a/", "http:///x", "a", "http://a/" + strings.Repeat("x", 8192)} {
+		_, err = store.EnqueueTx(ctx, nil, store.NewDelivery{EndpointURL: bad})
+		require.ErrorContains(t, err, "endpoint_url", bad)
+		assert.NotContains(t, err.Error(), "secret")
+	}
+	_, err = store.EnqueueTx(ctx, nil, store.NewDelivery{EndpointURL: "http://a/", Headers: map[string]string{"a b": "c"}})
+	require.ErrorContains(t, err, "no header name")
 	require.Error(t, pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		_, err := store.EnqueueTx(ctx, tx, store.NewDelivery{EndpointURL: "http://a/", Payload: []byte("{")})
 		return err

@@ -186,7 +186,7 @@ func (f Filter) endpointIn(alias string, p *parameters) string {
 }
 
 const candidatesSQL = `
-        (SELECT d.id, d.endpoint_url FROM {schema}.deliveries d
+        (SELECT d.id, d.status, d.endpoint_url FROM {schema}.deliveries d
           WHERE {where} {tail})`
 
 // candidates selects deliveries in one branch per status: each walks (status, id) in order, which no plan does for a list
@@ -263,7 +263,7 @@ func (s *Store) List(ctx context.Context, f Filter, before int64, limit int) ([]
 
 // newest is the window of a search for a part of the endpoint.
 func newest(from string, p *parameters) string {
-	return fill(`SELECT w.id, w.endpoint_url FROM ({from}) w ORDER BY w.id DESC LIMIT {rows}`, "{from}", from, "{rows}", p.add(SubstringRows))
+	return fill(`SELECT w.id, w.status, w.endpoint_url FROM ({from}) w ORDER BY w.id DESC LIMIT {rows}`, "{from}", from, "{rows}", p.add(SubstringRows))
 }
 
 const getColumns = `
@@ -412,7 +412,7 @@ const newestIDSQL = `SELECT coalesce(max(d.id), 0) FROM {schema}.deliveries d`
 
 const windowSQL = `SELECT coalesce(min(c.id), 0) FROM ({candidates}) c`
 
-const countSQL = `SELECT count(*) FROM ({candidates}) c WHERE {also}`
+const countSQL = `SELECT c.status, count(*) FROM ({candidates}) c WHERE {also} GROUP BY c.status`
 
 // Result is what an action did.
 type Result struct {
@@ -447,14 +447,18 @@ func (s *Store) Cancel(ctx context.Context, f Filter, progress func(done int)) (
 	return s.act(ctx, ActionCancel, f, "", progress)
 }
 
-// Count says how many deliveries an action would change. It takes 30 s at most.
-func (s *Store) Count(ctx context.Context, action Action, f Filter) (n int, err error) {
+// Count says how many deliveries an action would change, for each status that it can change. It takes 30 s at most.
+func (s *Store) Count(ctx context.Context, action Action, f Filter) (map[delivery.Status]int, error) {
 	if err := f.check(); err != nil {
-		return 0, fmt.Errorf("store: count: %w", err)
+		return nil, fmt.Errorf("store: count: %w", err)
 	}
 	statuses := action.statuses(f)
+	numbers := make(map[delivery.Status]int)
+	for _, status := range statuses {
+		numbers[status] = 0
+	}
 	if len(statuses) == 0 {
-		return 0, nil
+		return numbers, nil
 	}
 	p := &parameters{}
 	conditions := append(f.where(p), action.eligible()...)
@@ -468,13 +472,23 @@ func (s *Store) Count(ctx context.Context, action Action, f Filter) (n int, err 
 		from = newest(from, p)
 	}
 	statement := fill(countSQL, "{candidates}", from, "{also}", also)
-	err = s.inQueryTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(ctx context.Context, tx pgx.Tx) error {
-		return tx.QueryRow(ctx, s.sql(statement), p.values...).Scan(&n)
+	err := s.inQueryTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(ctx context.Context, tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, s.sql(statement), p.values...)
+		if err != nil {
+			return err
+		}
+		var status delivery.Status
+		var n int
+		_, err = pgx.ForEachRow(rows, []any{&status, &n}, func() error {
+			numbers[status] = n
+			return nil
+		})
+		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("store: count: %w", err)
+		return nil, fmt.Errorf("store: count: %w", err)
 	}
-	return n, nil
+	return numbers, nil
 }
 
 func (s *Store) act(ctx context.Context, action Action, f Filter, endpointURL string, progress func(done int)) (result Result, err error) {

@@ -349,7 +349,10 @@ func TestActions(t *testing.T) {
 
 			n, err := b.store.Count(t.Context(), test.action, test.filter(f))
 			require.NoError(t, err)
-			assert.Equal(t, len(want), n)
+			assert.Equal(t, len(want), total(n))
+			for _, id := range test.want(f) {
+				assert.Positive(t, n[delivery.Status(pgtest.Scalar[string](t, b.DB, `SELECT status FROM riverhook.deliveries WHERE id = $1`, id))])
+			}
 			result, err := test.do(b, test.filter(f))
 			require.NoError(t, err)
 			assert.Equal(t, store.Result{Changed: len(want)}, result)
@@ -644,13 +647,18 @@ func TestPlans(t *testing.T) {
 			[]string{"deliveries_pkey", "Scan Backward using attempts_pkey"}, nil, 1},
 		"get by uuid": {func() (int, error) { _, attempts, err := st.Get(t.Context(), 0, uuid); return len(attempts), err },
 			[]string{"deliveries_delivery_uuid_key", "Scan Backward using attempts_pkey"}, nil, 1},
-		"count": {func() (int, error) { return st.Count(t.Context(), store.ActionReplay, store.Filter{}) },
+		"count": {func() (int, error) {
+			n, err := st.Count(t.Context(), store.ActionReplay, store.Filter{})
+			assert.Equal(t, map[delivery.Status]int{"dead_letter": 99, "canceled": 100}, n)
+			return total(n), err
+		},
 			[]string{"deliveries_status_idx"}, []string{"Filter: (status"}, 199},
 		// Only the newest 100,000 of what the other filters leave are looked at.
 		"endpoint":             {list(st, store.Filter{Endpoint: "RARE"}, 0), []string{"deliveries_pkey"}, nil, 1},
 		"endpoint of a status": {list(st, store.Filter{Endpoint: "RARE", Statuses: []delivery.Status{"dead_letter"}}, 0), []string{"deliveries_status_idx"}, nil, 1},
 		"endpoint, count": {func() (int, error) {
-			return st.Count(t.Context(), store.ActionReplay, store.Filter{Endpoint: "rare", Statuses: []delivery.Status{"succeeded"}})
+			n, err := st.Count(t.Context(), store.ActionReplay, store.Filter{Endpoint: "rare", Statuses: []delivery.Status{"succeeded"}})
+			return total(n), err
 		}, []string{"deliveries_pkey"}, nil, 1},
 		"endpoint of an organization": {list(st, store.Filter{Endpoint: "RARE", Organization: "small"}, 0), []string{"deliveries_org_idx"}, nil, 1},
 	} {
@@ -679,6 +687,13 @@ func TestPlans(t *testing.T) {
 	assert.NotContains(t, plan, "Seq Scan")
 	assert.Contains(t, plan, "LockRows")
 	assert.Contains(t, plan, "deliveries_status_idx")
+}
+
+func total(numbers map[delivery.Status]int) (n int) {
+	for _, of := range numbers {
+		n += of
+	}
+	return n
 }
 
 func list(st *store.Store, f store.Filter, before int64) func() (int, error) {

@@ -22,6 +22,9 @@ type Attempt struct {
 	StatusCode int    // 0 when there was no answer
 	Error      string // what the ledger says; also after a success whose answer could not be read to its end
 	Body       []byte // what was read of the answer
+
+	// Ended is set by a sweep on what it reclaimed: a person had ended the delivery, so there is no next attempt.
+	Ended bool
 }
 
 // RecordVerdict says what became of one attempt of a record.
@@ -35,6 +38,9 @@ const (
 	RecordBusy
 	// Recorded says that the outcome is in the row and in the ledger, and the job of the next attempt, if any, is in the queue.
 	Recorded
+	// RecordedEnded says as much of a delivery that a person canceled meanwhile (or otherwise ended): it keeps its status,
+	// and there is no next attempt.
+	RecordedEnded
 )
 
 // recordSQL: a person may have canceled the row meanwhile; then it is recorded all the same and only keeps its status.
@@ -80,7 +86,7 @@ WITH o AS (
      WHERE unique_key IS NOT NULL AND unique_states IS NOT NULL AND {schema}.river_job_state_in_bitmask(unique_states, state)
         DO NOTHING
 )
-SELECT u.n FROM updated u`
+SELECT u.n, u.next_status <> u.status FROM updated u`
 
 // unrecordedSQL says of attempts that were not recorded: 1, the row is still this claim's (somebody holds its lock); 2, an
 // earlier try whose COMMIT was not answered has recorded it.
@@ -118,9 +124,12 @@ func (s *Store) record(ctx context.Context, db Querier, attempts []Attempt) ([]R
 	}
 	verdicts := make([]RecordVerdict, len(attempts))
 	var n int
+	var ended bool
 	missing := len(attempts)
-	_, err = pgx.ForEachRow(rows, []any{&n}, func() error {
-		verdicts[n-1] = Recorded
+	_, err = pgx.ForEachRow(rows, []any{&n, &ended}, func() error {
+		if verdicts[n-1] = Recorded; ended {
+			verdicts[n-1] = RecordedEnded
+		}
 		missing--
 		return nil
 	})
@@ -160,7 +169,7 @@ func (s *Store) explainUnrecorded(ctx context.Context, db Querier, c *columns, v
 	var n int
 	var verdict RecordVerdict
 	_, err = pgx.ForEachRow(rows, []any{&n, &verdict}, func() error {
-		if verdicts[n-1] != Recorded {
+		if verdicts[n-1] == RecordLost {
 			verdicts[n-1] = verdict
 		}
 		return nil

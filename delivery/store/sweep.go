@@ -242,8 +242,12 @@ func (s *Store) reclaim(ctx context.Context, tx pgx.Tx, abandoned AbandonedFunc,
 	if err != nil {
 		return nil, err
 	}
-	for _, v := range verdicts {
-		if v != Recorded {
+	for i, v := range verdicts {
+		switch v {
+		case Recorded:
+		case RecordedEnded:
+			attempts[i].Ended = true
+		default:
 			return nil, errors.New("a locked claim could not be recorded") // cannot be: it is locked here
 		}
 	}

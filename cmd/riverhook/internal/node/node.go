@@ -21,6 +21,7 @@ import (
 	"riverqueue.com/riverui"
 
 	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/egress"
 	"github.com/riverhook/riverhook/delivery/store"
 	"github.com/riverhook/riverhook/migrations"
@@ -46,7 +47,10 @@ type Config struct {
 	Timeout, Lease        time.Duration
 	Policy                delivery.Policy
 	SweepInterval         time.Duration
-	HeaderPrefix          string
+	Headers               delivery.HeaderRules
+	Guard                 *egress.Guard       // where requests may go
+	Keys                  *credential.Keyring // that credentials and signing secrets are sealed under
+	LogRequests           bool
 	MaxPayload            int
 	SendWithoutCredential bool
 }
@@ -217,14 +221,17 @@ func (n *Node) checkSchema(ctx context.Context) error {
 func (n *Node) deliver(ctx context.Context) error {
 	w := worker.New(worker.Config{
 		Store:      store.New(n.pools.batches, n.Schema),
-		Transport:  egress.NewTransport(),
+		Transport:  egress.NewTransport(egress.WithGuard(n.Guard)),
 		Log:        n.Log,
 		Node:       n.ID,
 		Policy:     n.Policy,
-		Headers:    worker.Headers{Prefix: n.HeaderPrefix, UserAgent: "riverhook/" + n.Version},
+		Headers:    worker.Headers{HeaderRules: n.Headers, UserAgent: "riverhook/" + n.Version},
 		Timeout:    n.Timeout,
 		Lease:      n.Lease,
 		MaxPayload: n.MaxPayload,
+
+		Keys:        n.Keys,
+		LogRequests: n.LogRequests,
 
 		SendWithoutCredential: n.SendWithoutCredential,
 	})

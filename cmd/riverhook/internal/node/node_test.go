@@ -17,6 +17,8 @@ import (
 
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
 	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/credential"
+	"github.com/riverhook/riverhook/delivery/egress"
 	"github.com/riverhook/riverhook/migrations/pgtest"
 )
 
@@ -77,7 +79,10 @@ func config(t testing.TB, db *pgtest.DB) node.Config {
 		Policy: delivery.Policy{
 			MaxAttempts: 3, BaseDelay: 50 * time.Millisecond, MaxDelay: time.Second, Retryable: delivery.DefaultRetryable(),
 		},
-		SweepInterval: time.Second, HeaderPrefix: "X-Riverhook-", MaxPayload: 1 << 20,
+		SweepInterval: time.Second, MaxPayload: 1 << 20,
+		Headers: delivery.HeaderRules{Prefix: "X-Riverhook-"},
+		Guard:   egress.NewGuard(egress.Config{Allow: allowLoopback()}), // where the receivers are
+		Keys:    new(credential.Keyring),
 	}
 }
 

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/riverhook/riverhook/delivery/credential"
+	"github.com/riverhook/riverhook/delivery/signing"
+	"github.com/riverhook/riverhook/delivery/store"
+)
+
+type credentialsCmd struct {
+	Set    credentialsSetCmd    `cmd:"" help:"Store a credential, or rotate it: one of the same organization and name keeps its uuid. The secret comes from standard input or --file, never from an argument."`
+	List   credentialsListCmd   `cmd:"" help:"List credentials, without their secrets."`
+	Rm     credentialsRmCmd     `cmd:"" help:"Remove a credential. Deliveries that name it fail, and are retried, until it is there again."`
+	Reseal credentialsResealCmd `cmd:"" help:"Seal all credentials and signing secrets anew under the first key of RIVERHOOK_SECRET_KEY."`
+}
+
+// tenantFlag is whose it is.
+type tenantFlag struct {
+	Organization string `default:"default" help:"The tenant (default ${default})."`
+}
+
+// maxSecretInput bounds a secret that is read, in bytes.
+const maxSecretInput = 64 << 10
+
+// readSecret reads a secret from a file, or from standard input.
+func readSecret(c console, file string) ([]byte, error) {
+	in := c.in
+	if file != "" && file != "-" {
+		f, err := os.Open(file) //nolint:gosec // the user's file
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = f.Close() }()
+		in = f
+	} else if isTerminal(c.in) {
+		_, _ = fmt.Fprintln(c.err, "type the secret and end with Ctrl-D (it is shown while you type; a pipe or --file is better):")
+	}
+	secret, err := io.ReadAll(io.LimitReader(in, maxSecretInput+1))
+	if err == nil && len(secret) > maxSecretInput {
+		err = fmt.Errorf("the secret is longer than %d bytes", maxSecretInput)
+	}
+	return secret, err
+}
+
+// keyring reads the keys that secrets are sealed under. Without any it is empty, and says so when one is needed.
+func keyring() (*credential.Keyring, error) {
+	setting, err := secretSetting("RIVERHOOK_SECRET_KEY")
+	if err != nil {
+		return nil, err
+	}
+	keys, err := credential.ParseKeyring(setting)
+	if err != nil {
+		return nil, fmt.Errorf("RIVERHOOK_SECRET_KEY: %w", err)
+	}
+	return keys, nil
+}
+
+type credentialsSetCmd struct {
+	databaseFlags
+	tenantFlag
+	Name   string `required:"" help:"Its name within the organization."`
+	Type   string `required:"" enum:"none,api_key,bearer_token,basic_auth,custom_header" help:"${enum}. The secret is the key, the token, user:password, or the header's value."`
+	Header string `help:"Name of the header: of a custom_header, or of an api_key (default X-API-Key)."`
+	File   string `placeholder:"FILE" help:"Read the secret from there (default: standard input)."`
+	JSON   bool   `name:"json" help:"Print one JSON object."`
+}
+
+// Run stores the credential.
+func (cmd *credentialsSetCmd) Run(ctx context.Context, c console) error {
+	keys, err := keyring()
+	if err != nil {
+		return err
+	}
+	var input []byte
+	if cmd.Type != string(credential.TypeNone) {
+		if input, err = readSecret(c, cmd.File); err != nil {
+			return err
+		}
+	}
+	parsed, err := credential.Parse(credential.Type(cmd.Type), cmd.Header, input)
+	if err != nil {
+		return err
+	}
+	pool, st, err := cmd.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	uuid, rotated, err := st.SetCredential(ctx, cmd.Organization, cmd.Name, cmd.Type, func(uuid, organization string) ([]byte, error) {
+		return keys.Seal(parsed.Encode(), uuid, organization)
+	})
+	if err != nil {
+		return explainDatabaseError(err, "service")
+	}
+	if cmd.JSON {
+		return printJSON(c.out, map[string]any{"credential_uuid": uuid, "rotated": rotated})
+	}
+	verb := "stored"
+	if rotated {
+		verb = "rotated"
+	}
+	_, err = fmt.Fprintf(c.out, "%s credential %s (%s)\n", verb, uuid, printable(cmd.Name))
+	return err
+}
+
+type credentialsListCmd struct {
+	databaseFlags
+	Organization string `help:"Of this tenant (default: all)."`
+	JSON         bool   `name:"json" help:"Print one JSON object per line."`
+}
+
+// Run lists.
+func (cmd *credentialsListCmd) Run(ctx context.Context, c console) error {
+	pool, st, err := cmd.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	list, err := st.Credentials(ctx, cmd.Organization)
+	if err != nil {
+		return explainDatabaseError(err, "service")
+	}
+	if cmd.JSON {
+		for i := range list {
+			if err := printJSON(c.out, list[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "UUID\tORGANIZATION\tNAME\tTYPE\tUPDATED")
+	for _, one := range list {
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", one.UUID, printable(one.OrganizationID), printable(one.Name), one.Type, moment(one.UpdatedAt))
+	}
+	return table.Flush()
+}
+
+type credentialsRmCmd struct {
+	databaseFlags
+	tenantFlag
+	Name string `required:"" help:"Its name within the organization."`
+}
+
+// Run removes it.
+func (cmd *credentialsRmCmd) Run(ctx context.Context, c console) error {
+	pool, st, err := cmd.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	removed, err := st.RemoveCredential(ctx, cmd.Organization, cmd.Name)
+	if err != nil {
+		return explainDatabaseError(err, "service")
+	}
+	if !removed {
+		return fmt.Errorf("there is no credential %q in organization %q", cmd.Name, cmd.Organization)
+	}
+	_, err = fmt.Fprintf(c.out, "removed credential %s\n", printable(cmd.Name))
+	return err
+}
+
+type credentialsResealCmd struct{ databaseFlags }
+
+// Run seals everything under the first key. What cannot be opened is named, and left as it is.
+func (cmd *credentialsResealCmd) Run(ctx context.Context, c console) error {
+	keys, err := keyring()
+	if err != nil {
+		return err
+	}
+	pool, st, err := cmd.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	cells, err := st.SealedCells(ctx)
+	if err != nil {
+		return explainDatabaseError(err, "service")
+	}
+	done, current, failed := 0, 0, 0
+	for _, cell := range cells {
+		if keys.IsCurrent(cell.Cell) {
+			current++
+			continue
+		}
+		sealed, err := reseal(keys, cell)
+		if err == nil {
+			err = st.Reseal(ctx, cell, sealed)
+		}
+		if err != nil {
+			failed++
+			_, _ = fmt.Fprintf(c.err, "%s %s of organization %s: %v\n", cell.Kind, cell.UUID, printable(cell.OrganizationID), err)
+			continue
+		}
+		done++
+	}
+	_, _ = fmt.Fprintf(c.out, "resealed %d, already under the first key %d, failed %d\n", done, current, failed)
+	if failed > 0 {
+		return exitError(exitFailed)
+	}
+	return nil
+}
+
+func reseal(keys *credential.Keyring, cell store.Sealed) ([]byte, error) {
+	plain, err := keys.Open(cell.Cell, cell.UUID, cell.OrganizationID)
+	if err != nil {
+		return nil, err
+	}
+	return keys.Seal(plain, cell.UUID, cell.OrganizationID)
+}
+
+// secretSetting reads a setting that is a secret: the variable itself, or the file that NAME_FILE names.
+func secretSetting(name string) (string, error) {
+	if value := os.Getenv(name); value != "" {
+		return value, nil
+	}
+	file := os.Getenv(name + "_FILE")
+	if file == "" {
+		return "", nil
+	}
+	value, err := os.ReadFile(file) //nolint:gosec // the operator's file
+	if err != nil {
+		return "", fmt.Errorf("%s_FILE: %w", name, err)
+	}
+	return strings.TrimSpace(string(value)), nil
+}
+
+var errNoSecret = errors.New("there is no signing secret: riverhook secrets create makes one")
+
+// openSecret opens a signing secret of the database.
+func openSecret(keys *credential.Keyring, s store.SigningSecret) (signing.Key, error) {
+	plain, err := keys.Open(s.Sealed, s.UUID, s.OrganizationID)
+	if err != nil {
+		return signing.Key{}, err
+	}
+	return signing.ParseKey(string(plain))
+}
