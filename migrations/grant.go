@@ -39,6 +39,7 @@ var grants = map[string][]string{
 		"GRANT USAGE ON SCHEMA {schema} TO {role}",
 		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
 		"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
+		"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role}", // where PUBLIC has not
 	},
 }
 

@@ -76,6 +76,11 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 	}
 	defer func() { _ = response.Body.Close() }()
 
+	if response.StatusCode < 100 {
+		s = failed(delivery.FailureProtocol, fmt.Sprintf("the answer has no HTTP status: %03d", response.StatusCode))
+		s.dropped = dropped
+		return s
+	}
 	s.dropped = dropped
 	s.StatusCode = response.StatusCode
 	s.RetryAfter = response.Header.Get("Retry-After")

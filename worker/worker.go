@@ -54,7 +54,10 @@ type Worker struct {
 
 	claims   group[delivery.JobArgs, claim]
 	records  group[store.Attempt, record]
-	suspects chan struct{} // a place for each delivery in flight whose last attempt was abandoned
+	suspects [2]chan struct{} // places for deliveries whose last attempts were abandoned: two in a row, and more
+
+	mu         sync.Mutex
+	unresolved map[int64]int // deliveries with a claim of unknown outcome that is being released
 
 	// background are releases that go on after their job has ended. stop ends them.
 	background sync.WaitGroup
@@ -68,15 +71,17 @@ const (
 	recordLanes, recordSize = 2, 500
 	// maxBatchBytes of payload come with one claim.
 	maxBatchBytes = 16 << 20
-	// statementTimeout bounds one try of a claim, record or release.
-	statementTimeout = 10 * time.Second
+	// statementTimeout bounds one try of a claim, record or release. The server gives up before it.
+	statementTimeout = store.BatchTimeout + 2*time.Second
 	// busyDelay is when a row that was only locked is tried again.
 	busyDelay = time.Second
-	// maxSuspects bounds how many deliveries whose last attempt was abandoned are in flight at a time: one of them may be
-	// what took the node down.
-	maxSuspects = 4
-	// maxSuspectWait is how long one waits for its turn before its claim is released; River's timeout counts it too.
-	maxSuspectWait = 10 * time.Second
+	// suspectsAfterTwo and suspectsAfterMore bound how many deliveries whose last two, or more, attempts were abandoned are
+	// in flight at a time: one of them may be what takes its node down, and must not take the innocent with it. One
+	// abandoned attempt is what everything in flight has after a crash, and bounds nothing.
+	suspectsAfterTwo, suspectsAfterMore = 4, 1
+	// suspectWait is how long one waits for its turn, River's timeout counts it too, and suspectDelay when it is due again
+	// if that did not come: at least so long, and up to twice.
+	suspectWait, suspectDelay = 5 * time.Second, 10 * time.Second
 	// stopGrace is how long, once the process is told to stop at once, an outcome that is there may still be recorded.
 	stopGrace = 5 * time.Second
 )
@@ -87,7 +92,8 @@ func New(c Config) *Worker {
 		store: c.Store, transport: c.Transport, log: c.Log, node: c.Node, policy: c.Policy, headers: c.Headers,
 		timeout: c.Timeout, lease: c.Lease, maxPayload: c.MaxPayload, missingCredential: c.SendWithoutCredential,
 		keys: c.Keys, logRequests: c.LogRequests,
-		suspects: make(chan struct{}, maxSuspects),
+		suspects:   [2]chan struct{}{make(chan struct{}, suspectsAfterTwo), make(chan struct{}, suspectsAfterMore)},
+		unresolved: make(map[int64]int),
 	}
 	w.claims = group[delivery.JobArgs, claim]{flush: w.flushClaims, size: claimSize, lanes: claimLanes}
 	w.records = group[store.Attempt, record]{flush: w.flushRecords, size: recordSize, lanes: recordLanes}
@@ -122,6 +128,9 @@ func (w *Worker) Close(ctx context.Context) {
 // row's, never River's. Where the process dies on the way, the sweep finds: before the claim, a due row whose job is no
 // longer alive; after it, a lease that runs out; after the record, nothing to do.
 func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) error {
+	if w.isUnresolved(job.Args.DeliveryID) {
+		return river.JobSnooze(busyDelay)
+	}
 	c := w.claims.do(job.Args)
 	for c.verdict == store.ClaimDeferred {
 		c = w.claims.do(job.Args)
@@ -137,9 +146,9 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 		return nil
 	}
 
-	leave, ok := w.enter(ctx, &c)
+	leave, again, ok := w.enter(ctx, &c)
 	if !ok {
-		w.release(c.delivery.Fence())
+		w.release(again, c.delivery.Fence())
 		return nil
 	}
 	defer leave()
@@ -148,7 +157,7 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 	s := w.send(ctx, c.delivery)
 	if s.interrupted {
 		if s.untouched {
-			w.release(c.delivery.Fence())
+			w.release(0, c.delivery.Fence())
 		} // otherwise bytes may have gone out: the lease runs out, and the attempt is abandoned
 		return context.Cause(ctx)
 	}
@@ -170,29 +179,32 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 	return nil
 }
 
-// enter says whether the attempt may begin. It must not so late that it could outlast its lease: the process may have
-// been frozen, or the claim slow. Deliveries whose last attempt was abandoned pass a few at a time.
-func (w *Worker) enter(ctx context.Context, c *claim) (leave func(), ok bool) {
+// enter says whether the attempt may begin; if not, the claim is to be released and due again after a while. It must not
+// begin so late that it could outlast its lease: the process may have been frozen, or the claim slow. Deliveries whose last
+// attempts were abandoned pass a few at a time.
+func (w *Worker) enter(ctx context.Context, c *claim) (leave func(), again time.Duration, ok bool) {
 	margin := (w.lease - w.timeout) / 2
 	leave = func() {}
-	late := false
-	if c.delivery.AbandonedCount > 0 {
-		wait := time.NewTimer(min(margin, maxSuspectWait))
-		defer wait.Stop()
+	if inARow := c.delivery.AbandonedCount; inARow > 1 {
+		places := w.suspects[min(inARow, 3)-2]
+		turn := time.NewTimer(min(margin, suspectWait))
+		defer turn.Stop()
 		select {
-		case w.suspects <- struct{}{}:
-			leave = func() { <-w.suspects }
-		case <-wait.C:
-			late = true
+		case places <- struct{}{}:
+			leave = func() { <-places }
+		case <-turn.C:
+			w.log.DebugContext(ctx, "waiting for its turn: its last attempts were abandoned", "delivery_id", c.delivery.ID, "abandoned", inARow)
+			return nil, suspectDelay + rand.N(suspectDelay), false //nolint:gosec // jitter
 		case <-ctx.Done():
+			return nil, 0, false
 		}
 	}
-	if late || ctx.Err() != nil || time.Since(c.sent) > margin {
+	if ctx.Err() != nil || time.Since(c.sent) > margin {
 		leave()
 		w.log.InfoContext(ctx, "claim released without an attempt", "delivery_id", c.delivery.ID, "waited", time.Since(c.sent).String())
-		return nil, false
+		return nil, 0, false
 	}
-	return leave, true
+	return leave, 0, true
 }
 
 // claim is what became of one job's claim.
@@ -211,13 +223,12 @@ func (w *Worker) flushClaims(jobs []delivery.JobArgs) []claim {
 	claimed, err := w.store.Claim(ctx, w.node, jobs, store.ClaimLimits{Lease: w.lease, MaxPayload: w.maxPayload, MaxBatch: maxBatchBytes})
 	if err != nil {
 		w.log.ErrorContext(ctx, "claim failed: trying again", "jobs", len(jobs), "error", err)
-		// Nobody knows whether it was committed: what was, nobody is sending.
-		fences := make([]delivery.Fence, len(jobs))
-		for i, job := range jobs {
-			fences[i] = delivery.Fence{ID: job.DeliveryID, Claim: job.Claim + 1, Node: w.node}
+		for i := range jobs {
 			claims[i] = claim{err: err}
 		}
-		w.release(fences...)
+		if !store.IsRefusal(err) {
+			w.releaseUnknown(jobs)
+		}
 		return claims
 	}
 	for i := range claimed {
@@ -227,22 +238,53 @@ func (w *Worker) flushClaims(jobs []delivery.JobArgs) []claim {
 }
 
 // release gives claims back, in the background, until it is done or their lease has ended.
-func (w *Worker) release(fences ...delivery.Fence) {
+func (w *Worker) release(again time.Duration, fences ...delivery.Fence) {
+	w.background.Go(func() { w.releaseNow(again, fences) })
+}
+
+// releaseUnknown releases claims of which nobody knows whether they were committed: what was, nobody is sending. Until that
+// is known, their deliveries are not claimed here again: a second claim would have the same fence, and be released in the
+// middle of its attempt.
+func (w *Worker) releaseUnknown(jobs []delivery.JobArgs) {
+	fences := make([]delivery.Fence, len(jobs))
+	w.mu.Lock()
+	for i, job := range jobs {
+		fences[i] = delivery.Fence{ID: job.DeliveryID, Claim: job.Claim + 1, Node: w.node}
+		w.unresolved[job.DeliveryID]++
+	}
+	w.mu.Unlock()
 	w.background.Go(func() {
-		ctx, cancel := context.WithTimeout(w.life, w.lease)
-		defer cancel()
-		for delay := minDelay; len(fences) > 0; delay = min(2*delay, maxDelay) {
-			try, cancel := context.WithTimeout(ctx, statementTimeout)
-			busy, err := w.store.Release(try, fences, false)
-			cancel()
-			if err == nil {
-				fences = busy
-			}
-			if len(fences) > 0 && !sleep(ctx, delay) {
-				return
+		w.releaseNow(0, fences)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, job := range jobs {
+			if w.unresolved[job.DeliveryID]--; w.unresolved[job.DeliveryID] == 0 {
+				delete(w.unresolved, job.DeliveryID)
 			}
 		}
 	})
+}
+
+func (w *Worker) isUnresolved(id int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.unresolved[id] > 0
+}
+
+func (w *Worker) releaseNow(again time.Duration, fences []delivery.Fence) {
+	ctx, cancel := context.WithTimeout(w.life, w.lease)
+	defer cancel()
+	for delay := minDelay; len(fences) > 0; delay = min(2*delay, maxDelay) {
+		try, cancel := context.WithTimeout(ctx, statementTimeout)
+		busy, err := w.store.Release(try, fences, again, false)
+		cancel()
+		if err == nil {
+			fences = busy
+		}
+		if len(fences) > 0 && !sleep(ctx, delay) {
+			return
+		}
+	}
 }
 
 // Delays between two tries of a record or release.

@@ -159,7 +159,7 @@ func TestSecretsCommand(t *testing.T) {
 	_, _, code = call(t, env, "secrets", "expire", "--organization", "acme", "--origin", "https://receiver.example", "--all")
 	assert.Equal(t, 0, code)
 
-	stdout, stderr, code = feed(t, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", env, "secrets", "create", "--from", "-")
+	_, stderr, code = feed(t, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", env, "secrets", "create", "--from", "-")
 	assert.Equal(t, 0, code, stderr)
 	stdout, _, _ = call(t, env, "secrets", "show")
 	assert.Equal(t, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", stdout)

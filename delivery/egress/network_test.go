@@ -134,40 +134,70 @@ func (s *nameServer) answer(query []byte) []byte {
 	return append(reply, records...)
 }
 
-// trap is a listener that nobody may reach.
+// trap is a listener that nobody may reach. It closes every connection at once.
 type trap struct {
-	listener net.Listener
-	port     string
+	port    string
+	address string
+
+	mu      sync.Mutex
+	visited []string // from where
 }
 
-// newTrap listens on address, of which the port may be 0.
+// newTrap listens on address, of which the port may be 0, for the test's duration. Nil: the address is not free.
 func newTrap(t *testing.T, address string) *trap {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil
+	}
+	tr := &trap{address: listener.Addr().String()}
+	_, tr.port, err = net.SplitHostPort(tr.address)
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, err)
-	return &trap{listener: listener, port: port}
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			tr.mu.Lock()
+			tr.visited = append(tr.visited, conn.RemoteAddr().String())
+			tr.mu.Unlock()
+			_ = conn.Close()
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		accepting.Wait()
+	})
+	return tr
 }
 
-// untouched asserts that nobody connected. Connections are accepted in their order: the first must be the one made here.
+// untouched asserts that nobody connected. Connections are accepted in their order: once the one made here is closed, those
+// before it have been seen.
 func (tr *trap) untouched(t *testing.T) {
 	t.Helper()
-	conn, err := net.Dial("tcp", tr.listener.Addr().String())
+	conn, err := net.Dial("tcp", tr.address)
 	require.NoError(t, err)
 	defer conn.Close()
-	first, err := tr.listener.Accept()
-	require.NoError(t, err)
-	defer first.Close()
-	assert.Equal(t, conn.LocalAddr().String(), first.RemoteAddr().String(), "something reached %s", tr.listener.Addr())
+	_, _ = conn.Read(make([]byte, 1))
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	assert.Equal(t, []string{conn.LocalAddr().String()}, tr.visited, "something reached %s", tr.address)
+}
+
+func loopbackTrap(t *testing.T) *trap {
+	t.Helper()
+	tr := newTrap(t, "127.0.0.1:0")
+	require.NotNil(t, tr)
+	return tr
 }
 
 // receiver is an HTTP server on 127.0.0.2, at a port that is a trap's on 127.0.0.1.
 func receiver(t *testing.T, handler http.HandlerFunc) (*httptest.Server, *trap) {
 	t.Helper()
 	for range 20 {
-		tr := newTrap(t, "127.0.0.1:0")
+		tr := loopbackTrap(t)
 		listener, err := net.Listen("tcp", "127.0.0.2:"+tr.port)
 		if err != nil { // taken by somebody else
 			continue

@@ -114,7 +114,7 @@ const proxied = "RIVERHOOK_TEST_PROXIED"
 func TestProxyOfTheEnvironmentIsNotUsed(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(proxied) == "" {
-		tr := newTrap(t, "127.0.0.1:0")
+		tr := loopbackTrap(t)
 		self, err := os.Executable()
 		require.NoError(t, err)
 		command := exec.CommandContext(t.Context(), self, "-test.run=^TestProxyOfTheEnvironmentIsNotUsed$", "-test.v")

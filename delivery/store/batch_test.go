@@ -217,11 +217,11 @@ func TestRelease(t *testing.T) {
 	require.NoError(t, err)
 	_, err = tx.Exec(ctx, `SELECT FROM riverhook.deliveries WHERE id = $1 FOR UPDATE`, fences[3].ID)
 	require.NoError(t, err)
-	busy, err := st.Release(ctx, fences, false)
+	busy, err := st.Release(ctx, fences, 0, false)
 	require.NoError(t, err)
 	assert.Equal(t, fences[3:], busy)
 	require.NoError(t, tx.Rollback(ctx))
-	busy, err = st.Release(ctx, fences[3:], true)
+	busy, err = st.Release(ctx, fences[3:], 0, true)
 	require.NoError(t, err)
 	assert.Empty(t, busy)
 

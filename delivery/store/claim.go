@@ -44,12 +44,12 @@ WITH wanted AS (
     SELECT w.id, w.claim, w.n FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS w (id, claim, n)
 ), locked AS (
     -- NO KEY: an application's foreign keys to this table do not collide with it. SKIP LOCKED: one row that somebody
-    -- holds does not stall the batch. Ordered, so that two batches cannot wait for each other.
+    -- holds does not stall the batch, and two batches never wait for each other. See TuneForBatches for LATERAL.
     SELECT d.id, w.n, octet_length(d.payload::text) AS payload_bytes
-      FROM {schema}.deliveries d JOIN wanted w ON w.id = d.id AND w.claim = d.claim
-     WHERE d.status = 'pending' AND d.claimed_by IS NULL AND (d.scheduled_for IS NULL OR d.scheduled_for <= now())
-     ORDER BY d.id
-       FOR NO KEY UPDATE OF d SKIP LOCKED
+      FROM wanted w
+     CROSS JOIN LATERAL (SELECT d.id, d.claim, d.status, d.claimed_by, d.scheduled_for, d.payload
+                           FROM {schema}.deliveries d WHERE d.id = w.id OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) d
+     WHERE d.claim = w.claim AND d.status = 'pending' AND d.claimed_by IS NULL AND (d.scheduled_for IS NULL OR d.scheduled_for <= now())
 ), sized AS (
     SELECT l.id, l.n, l.payload_bytes,
            sum(least(l.payload_bytes, $5)) OVER (ORDER BY l.id) - least(l.payload_bytes, $5) AS bytes_before
@@ -90,8 +90,8 @@ SELECT t.n, t.id, t.delivery_uuid::text, t.organization_id, coalesce(t.workflow_
 const claimableSQL = `
 SELECT w.n
   FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS w (id, claim, n)
-  JOIN {schema}.deliveries d ON d.id = w.id AND d.claim = w.claim
- WHERE d.status = 'pending' AND d.claimed_by IS NULL AND (d.scheduled_for IS NULL OR d.scheduled_for <= now())`
+ CROSS JOIN LATERAL (SELECT d.claim, d.status, d.claimed_by, d.scheduled_for FROM {schema}.deliveries d WHERE d.id = w.id OFFSET 0) d
+ WHERE d.claim = w.claim AND d.status = 'pending' AND d.claimed_by IS NULL AND (d.scheduled_for IS NULL OR d.scheduled_for <= now())`
 
 // Claim takes the deliveries of jobs for node, and says for each job, in their order, what became of it. A job that
 // stands in jobs twice is gone the second time. After an error nobody knows whether rows were claimed: Release them.

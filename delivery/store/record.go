@@ -51,11 +51,12 @@ WITH o AS (
            WITH ORDINALITY AS o (id, claim, node, round, attempt, age, duration_ms, outcome, failure_kind,
                                  status, delay, last_error, status_code, error, response_body, n)
 ), fenced AS (
-    -- Ordered and SKIP LOCKED, as the claim's.
+    -- As the claim's.
     SELECT o.*, d.updated_at AS claimed_at
-      FROM {schema}.deliveries d JOIN o ON o.id = d.id AND o.claim = d.claim AND o.node = d.claimed_by
-     ORDER BY d.id
-       FOR NO KEY UPDATE OF d SKIP LOCKED
+      FROM o
+     CROSS JOIN LATERAL (SELECT d.claim, d.claimed_by, d.updated_at
+                           FROM {schema}.deliveries d WHERE d.id = o.id OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) d
+     WHERE d.claim = o.claim AND d.claimed_by = o.node
 ), updated AS (
     UPDATE {schema}.deliveries d
        SET status           = CASE WHEN d.status = 'pending' THEN f.status ELSE d.status END,
@@ -93,7 +94,8 @@ SELECT u.n, u.next_status <> u.status FROM updated u`
 const unrecordedSQL = `
 SELECT o.n, 1
   FROM unnest($1::bigint[], $2::bigint[], $3::text[]) WITH ORDINALITY AS o (id, claim, node, n)
-  JOIN {schema}.deliveries d ON d.id = o.id AND d.claim = o.claim AND d.claimed_by = o.node
+ CROSS JOIN LATERAL (SELECT d.claim, d.claimed_by FROM {schema}.deliveries d WHERE d.id = o.id OFFSET 0) d
+ WHERE d.claim = o.claim AND d.claimed_by = o.node
  UNION ALL
 SELECT o.n, 2
   FROM unnest($1::bigint[], $3::text[], $4::int[], $5::int[]) WITH ORDINALITY AS o (id, node, round, attempt, n)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -13,14 +14,16 @@ const releaseSQL = `
 WITH r AS (
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[]) WITH ORDINALITY AS r (id, claim, node, n)
 ), fenced AS (
-    SELECT d.id, r.n
-      FROM {schema}.deliveries d JOIN r ON r.id = d.id AND r.claim = d.claim AND r.node = d.claimed_by
-     ORDER BY d.id
-       FOR NO KEY UPDATE OF d SKIP LOCKED
+    -- As the claim's.
+    SELECT r.id, r.n
+      FROM r
+     CROSS JOIN LATERAL (SELECT d.claim, d.claimed_by FROM {schema}.deliveries d WHERE d.id = r.id OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) d
+     WHERE d.claim = r.claim AND d.claimed_by = r.node
 ), released AS (
     UPDATE {schema}.deliveries d
        SET claim = d.claim + 1, claimed_by = NULL, leased_until = NULL, updated_at = now(),
            held_since  = CASE WHEN $4 AND d.status = 'pending' THEN now() END,
+           scheduled_for = CASE WHEN $5::float8 > 0 AND d.status = 'pending' THEN now() + make_interval(secs => $5) ELSE d.scheduled_for END,
            finished_at = CASE WHEN d.status <> 'pending' THEN now() END
       FROM fenced f
      WHERE d.id = f.id
@@ -40,17 +43,18 @@ SELECT x.n FROM released x`
 const heldSQL = `
 SELECT r.n
   FROM unnest($1::bigint[], $2::bigint[], $3::text[]) WITH ORDINALITY AS r (id, claim, node, n)
-  JOIN {schema}.deliveries d ON d.id = r.id AND d.claim = r.claim AND d.claimed_by = r.node`
+ CROSS JOIN LATERAL (SELECT d.claim, d.claimed_by FROM {schema}.deliveries d WHERE d.id = r.id OFFSET 0) d
+ WHERE d.claim = r.claim AND d.claimed_by = r.node`
 
-// Release gives claims back without an attempt. The rows stay pending and due; each has a new job at once, or, when hold
-// is true, none: held_since then says that this is on purpose. It returns those whose row somebody holds the lock of: try
-// them again. Claims that are no longer theirs are left alone.
-func (s *Store) Release(ctx context.Context, claims []delivery.Fence, hold bool) (busy []delivery.Fence, err error) {
+// Release gives claims back without an attempt. The rows stay pending; each is due again after a delay, at once when that
+// is 0, and has a new job for then, or, when hold is true, none: held_since then says that this is on purpose. It returns
+// those whose row somebody holds the lock of: try them again. Claims that are no longer theirs are left alone.
+func (s *Store) Release(ctx context.Context, claims []delivery.Fence, delay time.Duration, hold bool) (busy []delivery.Fence, err error) {
 	ids, generations, nodes := make([]int64, len(claims)), make([]int64, len(claims)), make([]string, len(claims))
 	for i, c := range claims {
 		ids[i], generations[i], nodes[i] = c.ID, c.Claim, c.Node
 	}
-	tag, err := s.db.Exec(ctx, s.sql(releaseSQL), ids, generations, nodes, hold)
+	tag, err := s.db.Exec(ctx, s.sql(releaseSQL), ids, generations, nodes, hold, seconds(delay))
 	if err != nil {
 		return nil, fmt.Errorf("store: release: %w", err)
 	}

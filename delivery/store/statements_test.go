@@ -84,7 +84,7 @@ func TestHotPlans(t *testing.T) {
 			"claimableSQL":         `('{1,2}', '{0,0}')`,
 			"recordSQL":            `('{1}', '{1}', '{n}', '{0}', '{1}', '{0}', '{1}', '{succeeded}', '{NULL}', '{succeeded}', '{0}', '{NULL}', '{200}', '{NULL}', '{NULL}')`,
 			"unrecordedSQL":        `('{1}', '{1}', '{n}', '{0}', '{1}')`,
-			"releaseSQL":           `('{1}', '{1}', '{n}', false)`,
+			"releaseSQL":           `('{1}', '{1}', '{n}', false, 0)`,
 			"heldSQL":              `('{1}', '{1}', '{n}')`,
 			"sweepPageSQL":         `('-infinity', 0, 1000, 60)`,
 			"lockExpiredSQL":       `('{1,2}')`,

@@ -42,12 +42,32 @@ func schemaNames(schema string) *strings.Replacer {
 	return strings.NewReplacer("{schema}", pgx.Identifier{schema}.Sanitize())
 }
 
-// TuneForBatches prepares a pool whose connections run claims, records and releases only. They find rows by primary key,
-// a few hundred at a time: the planner is told so, because a plan that it cached when the table was small must not scan
-// the table once it is large. The statements are written for it: no join in them is between two long lists.
+// batchSettings are how statements over many rows by primary key are planned. Their lists and the table's statistics say
+// little about each other (a table that was empty a moment ago has a million due rows now), so no plan is kept, and none
+// may go through the table. statement_timeout is below the callers' own: what the server ends, it has not done.
+const batchSettings = `SET {local}enable_seqscan = off; SET {local}enable_hashjoin = off; SET {local}enable_mergejoin = off;
+SET {local}jit = off; SET {local}plan_cache_mode = force_custom_plan; SET {local}statement_timeout = '{timeout}'`
+
+// settings are batchSettings for a session or, with local, for a transaction.
+func settings(local bool, timeout string) string {
+	scope := ""
+	if local {
+		scope = "LOCAL "
+	}
+	return strings.NewReplacer("{local}", scope, "{timeout}", timeout).Replace(batchSettings)
+}
+
+// BatchTimeout is how long the server works on one statement of a pool that TuneForBatches prepared.
+const BatchTimeout = 8 * time.Second
+
+// TuneForBatches prepares a pool whose connections run claims, records and releases only.
+//
+// These statements reach the rows of a list by LATERAL (SELECT ... WHERE id = ... OFFSET 0): one probe of the primary key
+// each, whatever the planner believes. OFFSET 0 keeps every other condition out of it, for which another index might look
+// better: with statistics from before a bulk insert, claims went through all pending rows for each of theirs.
 func TuneForBatches(config *pgxpool.Config) {
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off`)
+		_, err := conn.Exec(ctx, settings(false, BatchTimeout.String()))
 		return err
 	}
 }
@@ -75,6 +95,13 @@ func IsRowError(err error) bool {
 		return true
 	}
 	return false
+}
+
+// IsRefusal says that the server answered a statement with an error, and so has done nothing of it. After any other error,
+// and when the server says that it shuts down, nobody knows.
+func IsRefusal(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && !strings.HasPrefix(pg.Code, "57P")
 }
 
 // maxErrorLength bounds last_error and attempts.error, in characters.

@@ -24,7 +24,7 @@ type SweepPage struct {
 	Live     int // have a live job: only backlogged
 	Leased   int // are being sent
 	Held     int // have no job on purpose
-	Requeued int // had no live job, and have one now
+	Requeued int // had no job that would wake a worker up, and have one now
 	Skipped  int // had no live job, but somebody holds the row's lock
 	// Reclaimed were being sent by a node whose lease ended: their attempt is in the ledger as abandoned.
 	Reclaimed []Attempt
@@ -45,32 +45,43 @@ WITH page AS MATERIALIZED (
      ORDER BY d.scheduled_for, d.id
      LIMIT $3
 ), judged AS MATERIALIZED (
-    SELECT p.id, p.claim, p.scheduled_for,
+    SELECT p.id, p.claim, p.scheduled_for, j.id AS job,
            CASE WHEN p.claimed_by IS NOT NULL AND p.leased_until < now() THEN 'expired'
                 WHEN p.claimed_by IS NOT NULL THEN 'leased'
                 WHEN p.held_since > now() - make_interval(secs => $4) THEN 'held'
-                WHEN j.id IS NOT NULL THEN 'live'
+                WHEN j.live THEN 'live'
+                WHEN j.id IS NOT NULL THEN 'unpromoted'
                 ELSE 'lost' END AS verdict
       FROM page p
       -- LIMIT makes this a probe of River's unique index per row: an EXISTS was planned as a hash of the job table on
       -- every page.
       LEFT JOIN LATERAL (
-           SELECT j.id
+           SELECT j.id,
+                  j.state = 'available'
+                   -- about to be promoted by River's leader
+                OR j.state IN ('scheduled', 'retryable') AND j.scheduled_at > now() - interval '10 seconds' AND j.scheduled_at <= p.scheduled_for
+                   -- fetched, and about to be claimed
+                OR j.state = 'running' AND j.attempted_at > now() - interval '30 seconds' AS live
              FROM {schema}.river_job j
             WHERE j.unique_key = {schema}.delivery_job_key(p.id, p.claim)
               AND j.unique_key IS NOT NULL AND j.unique_states IS NOT NULL AND {schema}.river_job_state_in_bitmask(j.unique_states, j.state)
-              AND (j.state = 'available'
-                   -- about to be promoted by River's leader
-                OR j.state IN ('scheduled', 'retryable') AND j.scheduled_at > now() - interval '10 seconds' AND j.scheduled_at <= p.scheduled_for
-                   -- fetched, and about to be claimed; older ones are what a killed node left behind
-                OR j.state = 'running' AND j.attempted_at > now() - interval '30 seconds')
+                   -- older ones are what a killed node left behind
+              AND (j.state <> 'running' OR j.attempted_at > now() - interval '30 seconds')
             LIMIT 1) j ON p.claimed_by IS NULL
+), promoted AS (
+    -- A job that is there and only was not promoted in time (many came due at once, or the leader is gone) is promoted
+    -- here: a second one beside it would multiply the backlog.
+    UPDATE {schema}.river_job j
+       SET state = 'available', scheduled_at = least(j.scheduled_at, g.scheduled_for)
+      FROM judged g
+     WHERE g.verdict = 'unpromoted' AND j.id = g.job AND j.state IN ('scheduled', 'retryable')
+    RETURNING j.id
 ), locked AS (
     SELECT d.id
-      FROM judged g JOIN {schema}.deliveries d ON d.id = g.id AND d.claim = g.claim
-     WHERE g.verdict = 'lost' AND d.status = 'pending' AND d.claimed_by IS NULL
-     ORDER BY d.id
-       FOR NO KEY UPDATE OF d SKIP LOCKED
+      FROM judged g
+     CROSS JOIN LATERAL (SELECT d.id, d.claim, d.status, d.claimed_by
+                           FROM {schema}.deliveries d WHERE d.id = g.id OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) d
+     WHERE g.verdict = 'lost' AND d.claim = g.claim AND d.status = 'pending' AND d.claimed_by IS NULL
 ), requeued AS (
     UPDATE {schema}.deliveries d
        SET claim = d.claim + 1, held_since = NULL, updated_at = now()
@@ -91,6 +102,7 @@ SELECT count(*),
        count(*) FILTER (WHERE g.verdict = 'held'),
        count(*) FILTER (WHERE g.verdict = 'lost'),
        (SELECT count(*) FROM requeued),
+       (SELECT count(*) FROM promoted),
        array_agg(g.id) FILTER (WHERE g.verdict = 'expired'),
        (SELECT p.scheduled_for FROM page p ORDER BY p.scheduled_for DESC, p.id DESC LIMIT 1),
        (SELECT p.id FROM page p ORDER BY p.scheduled_for DESC, p.id DESC LIMIT 1)
@@ -167,16 +179,17 @@ func (s *Store) SweepPage(ctx context.Context, after SweepCursor, limit int, aba
 		if after.Due.IsZero() {
 			due = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
 		}
-		var lost int
+		var lost, promoted int
 		var expired []int64
 		var lastDue *time.Time
 		var lastID *int64
 		err := tx.QueryRow(ctx, s.sql(sweepPageSQL), due, after.ID, limit, seconds(heldFor)).Scan(
-			&page.Seen, &page.Live, &page.Leased, &page.Held, &lost, &page.Requeued, &expired, &lastDue, &lastID)
+			&page.Seen, &page.Live, &page.Leased, &page.Held, &lost, &page.Requeued, &promoted, &expired, &lastDue, &lastID)
 		if err != nil {
 			return err
 		}
 		page.Skipped = lost - page.Requeued
+		page.Requeued += promoted
 		page.Last = page.Seen < limit
 		if lastID != nil {
 			page.Next = SweepCursor{Due: *lastDue, ID: *lastID}
@@ -254,10 +267,13 @@ func (s *Store) reclaim(ctx context.Context, tx pgx.Tx, abandoned AbandonedFunc,
 	return attempts, nil
 }
 
-// inBatchTx is a transaction whose statements are planned as TuneForBatches says.
+// sweepTimeout bounds a statement of a sweep.
+const sweepTimeout = "25s"
+
+// inBatchTx is a transaction whose statements are planned as those of TuneForBatches.
 func (s *Store) inBatchTx(ctx context.Context, do func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off`); err != nil {
+		if _, err := tx.Exec(ctx, settings(true, sweepTimeout)); err != nil {
 			return err
 		}
 		return do(tx)

@@ -52,7 +52,10 @@ CREATE TABLE {{.schema}}.deliveries (
     CONSTRAINT deliveries_get_or_create_key  UNIQUE (workflow_run_id, webhook_node_id, organization_id),
     CONSTRAINT deliveries_http_method_check  CHECK (upper(http_method) IN ('GET', 'POST', 'PUT', 'PATCH', 'DELETE')),
     CONSTRAINT deliveries_max_attempts_check CHECK (max_attempts > 0),
-    CONSTRAINT deliveries_scheduled_for_check CHECK (isfinite(scheduled_for)),
+    -- Finite, and a time that every program can write down.
+    CONSTRAINT deliveries_scheduled_for_check CHECK (scheduled_for BETWEEN '0001-01-01 00:00:00Z' AND '9999-12-31 00:00:00Z'),
+    -- What is in an index cannot be long; this says so more readably than the index would.
+    CONSTRAINT deliveries_key_length_check   CHECK (octet_length(organization_id) <= 800 AND octet_length(workflow_run_id) <= 800 AND octet_length(webhook_node_id) <= 800),
     CONSTRAINT deliveries_status_check       CHECK (status IN ('pending', 'succeeded', 'dead_letter', 'canceled'))
 ) WITH (
     -- A claim changes no indexed column: half-empty pages let it stay on its page (HOT), which leaves every index alone.
@@ -252,6 +255,22 @@ CREATE TRIGGER deliveries_reschedule
           AND NEW.claim = OLD.claim AND NEW.scheduled_for IS DISTINCT FROM OLD.scheduled_for)
     EXECUTE FUNCTION {{.schema}}.deliveries_rearm();
 
+-- A time for a row that is being sent, or that has ended, means nothing: the outcome, or a replay, sets it. (A claimed row
+-- whose time were null or in the future would not be found by the sweep, should its node die.)
+CREATE FUNCTION {{.schema}}.deliveries_keep_time() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.scheduled_for := OLD.scheduled_for;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER deliveries_keep_time
+    BEFORE UPDATE OF scheduled_for ON {{.schema}}.deliveries FOR EACH ROW
+    WHEN (NEW.scheduled_for IS DISTINCT FROM OLD.scheduled_for AND NEW.status = OLD.status AND NEW.claim = OLD.claim
+          AND NEW.claimed_by IS NOT DISTINCT FROM OLD.claimed_by AND (OLD.status <> 'pending' OR OLD.claimed_by IS NOT NULL))
+    EXECUTE FUNCTION {{.schema}}.deliveries_keep_time();
+
 -- Canceled (or otherwise ended) by a person. With an attempt in flight the row is not finished before that attempt is in
 -- the ledger; updated_at stays the time of its claim until then.
 CREATE FUNCTION {{.schema}}.deliveries_end() RETURNS trigger
@@ -284,5 +303,5 @@ INSERT INTO {{.schema}}.schema_migrations (version, name, oldest_program) VALUES
 
 SET LOCAL lock_timeout = '2s';
 DROP TABLE {{.schema}}.deliveries, {{.schema}}.attempts, {{.schema}}.credentials, {{.schema}}.schema_migrations;
-DROP FUNCTION {{.schema}}.deliveries_enqueue(), {{.schema}}.deliveries_defaults(), {{.schema}}.deliveries_rearm(), {{.schema}}.deliveries_end(),
+DROP FUNCTION {{.schema}}.deliveries_enqueue(), {{.schema}}.deliveries_defaults(), {{.schema}}.deliveries_rearm(), {{.schema}}.deliveries_end(), {{.schema}}.deliveries_keep_time(),
               {{.schema}}.delivery_job(bigint, bigint, timestamptz), {{.schema}}.delivery_job_key(bigint, bigint);

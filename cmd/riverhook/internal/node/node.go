@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -132,6 +133,7 @@ func (n *Node) newPool(name string, size int, tune func(*pgxpool.Config)) (*pgxp
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {
 		config.ConnConfig.RuntimeParams["application_name"] = "riverhook " + name
 	}
+	config.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed" // whatever the role's is
 	if n.PollOnly {
 		// A pooler may hand each statement to another server connection.
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
@@ -247,6 +249,10 @@ func (n *Node) deliver(ctx context.Context) error {
 	if err := client.Start(ctx); err != nil {
 		return err
 	}
+	// River's leader sweeps periodically, but after a crash there may be none for a while: look at once.
+	if _, err := client.Insert(ctx, sweeper.JobArgs{}, nil); err != nil {
+		n.Log.Warn("no sweep at the start", "error", err)
+	}
 	ui, err := n.newUI(ctx, client)
 	if err != nil {
 		n.Log.Error("River UI is not available", "error", err)
@@ -276,7 +282,7 @@ func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pg
 	config := &river.Config{
 		ID:                          n.ID,
 		Schema:                      n.Schema,
-		Logger:                      slog.New(quiet{n.Log.Handler()}),
+		Logger:                      slog.New(newQuiet(n.Log.Handler())),
 		Workers:                     workers,
 		Queues:                      map[string]river.QueueConfig{delivery.JobQueue: {MaxWorkers: n.Concurrency}, sweeper.Queue: {MaxWorkers: sweepWorkers, FetchPollInterval: time.Second}},
 		PeriodicJobs:                []*river.PeriodicJob{sweeper.Periodic(n.SweepInterval)},
@@ -302,7 +308,7 @@ func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pg
 func (n *Node) newUI(ctx context.Context, client *river.Client[pgx.Tx]) (*riverui.Handler, error) {
 	ui, err := riverui.NewHandler(&riverui.HandlerOpts{
 		Endpoints: riverui.NewEndpoints(client, nil),
-		Logger:    slog.New(quiet{n.Log.Handler()}),
+		Logger:    slog.New(newQuiet(n.Log.Handler())),
 		Prefix:    UIPrefix,
 	})
 	if err != nil {
@@ -340,8 +346,35 @@ func (n *Node) Ready(ctx context.Context) error {
 	return status.Check(n.Schema)
 }
 
-// quiet makes River's information debug: what it says at info is about its own services.
-type quiet struct{ slog.Handler }
+// quiet makes River's information debug, since what it says at info is about its own services, and lets through the same
+// complaint once in a while only: while Postgres is away, every one of its loops complains at every try.
+type quiet struct {
+	slog.Handler
+	said *complaints
+}
+
+func newQuiet(h slog.Handler) quiet {
+	return quiet{h, &complaints{last: make(map[string]time.Time)}}
+}
+
+// complaintInterval is how often the same complaint is let through.
+const complaintInterval = 10 * time.Second
+
+// complaints are when each was last let through. Their texts are River's constants: there are few.
+type complaints struct {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+func (c *complaints) again(text string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.last[text]) < complaintInterval {
+		return true
+	}
+	c.last[text] = time.Now()
+	return false
+}
 
 func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
 	return q.Handler.Enabled(ctx, demoted(level))
@@ -349,12 +382,17 @@ func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
 
 func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 	r.Level = demoted(r.Level)
+	if r.Level >= slog.LevelWarn && q.said.again(r.Message) {
+		return nil
+	}
 	r.AddAttrs(slog.String("component", "river"))
 	return q.Handler.Handle(ctx, r)
 }
 
-func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
-func (q quiet) WithGroup(name string) slog.Handler       { return quiet{q.Handler.WithGroup(name)} }
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return quiet{q.Handler.WithAttrs(attrs), q.said}
+}
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name), q.said} }
 
 func demoted(level slog.Level) slog.Level {
 	if level == slog.LevelInfo {

@@ -123,7 +123,7 @@ func TestForeignCredential(t *testing.T) {
 	eventually(t, db, "dead_letter", `SELECT status FROM riverhook.deliveries WHERE id = $1`, id)
 	assert.Equal(t, []string{"0.1 transient credential"}, ledger(t, db, id))
 	assert.Zero(t, r.count())
-	assert.Equal(t, "", pgtest.Scalar[string](t, db, `SELECT coalesce(string_agg(x, ''), '') FROM (SELECT d::text AS x FROM riverhook.deliveries d
+	assert.Empty(t, pgtest.Scalar[string](t, db, `SELECT coalesce(string_agg(x, ''), '') FROM (SELECT d::text AS x FROM riverhook.deliveries d
 		UNION ALL SELECT a::text FROM riverhook.attempts a) y WHERE x LIKE '%token%'`))
 }
 
