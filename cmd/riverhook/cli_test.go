@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -189,5 +190,26 @@ func TestHelp(t *testing.T) {
 		"Each is up to 20 % shorter or longer", "set -a; . /etc/riverhook.env; riverhook help retries",
 	} {
 		assert.Contains(t, retries, want)
+	}
+}
+
+// What show says about custom headers that are not sent is what the service does.
+func TestShowWarnsOfHeaders(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	for headers, want := range map[string]string{
+		`[{"key":"Authorization","value":"x"},{"key":"X-Fine","value":"1"},{"key":"host","value":"y"}]`: "not sent: Authorization, host (",
+		`{"a":1}`:                        "it cannot be sent",
+		`[{"key":"a b","value":"c"}]`:    "it cannot be sent",
+		`[{"key":"X-Fine","value":"1"}]`: "",
+	} {
+		id := pgtest.Scalar[int64](t, db, `INSERT INTO riverhook.deliveries (endpoint_url, custom_headers) VALUES ('http://a/', $1) RETURNING id`, headers)
+		shown := on(t, db.URL, "deliveries", "show", strconv.FormatInt(id, 10))
+		assert.Equal(t, 0, shown.code, shown.err)
+		if want == "" {
+			assert.NotContains(t, shown.out, "warning")
+		} else {
+			assert.Contains(t, shown.out, want)
+		}
 	}
 }

@@ -325,6 +325,7 @@ func printJSON(out io.Writer, v any) error {
 
 type showCmd struct {
 	databaseFlags
+	headerFlags
 	ID   string `arg:"" help:"The delivery, by id or delivery_uuid."`
 	JSON bool   `name:"json" help:"Print one JSON object, with the attempts in it."`
 }
@@ -361,7 +362,7 @@ func (cmd *showCmd) Run(ctx context.Context, c console) error {
 		}
 		return printShown(c.out, row, attempts)
 	}
-	_, err = io.WriteString(c.out, describe(&row)+describeAttempts(attempts))
+	_, err = io.WriteString(c.out, describe(&row, cmd.rules())+describeAttempts(attempts))
 	return err
 }
 
@@ -418,8 +419,8 @@ const (
 	shownBody    = 200
 )
 
-// describe is a delivery as text.
-func describe(r *store.Row) string {
+// describe is a delivery as text, with what the rules say of its headers.
+func describe(r *store.Row, rules delivery.HeaderRules) string {
 	var b strings.Builder
 	line := func(name, value string) {
 		if value != "" {
@@ -462,6 +463,12 @@ func describe(r *store.Row) string {
 	at("finished", r.FinishedAt)
 	if headers := string(r.CustomHeaders); headers != "null" {
 		line("custom headers", excerpt(headers, shownPayload))
+		_, dropped, err := rules.Custom(r.CustomHeaders)
+		if err != nil {
+			line("warning", printable(err.Error())+": it cannot be sent")
+		} else if len(dropped) > 0 {
+			line("warning", "not sent: "+printable(strings.Join(dropped, ", "))+" (of the connection, riverhook's own, or a secret's name: use a credential)")
+		}
 	}
 	if r.Payload == nil {
 		line("payload", fmt.Sprintf("%d bytes, not shown", r.PayloadBytes))

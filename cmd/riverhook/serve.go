@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
-	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/egress"
 )
 
@@ -27,21 +26,20 @@ type serveCmd struct {
 	schemaFlag
 	policyFlags
 	logFlags
-	Migrate           bool      `help:"Bring the database's schema up first, as \"riverhook migrate up\" does."`
-	Listen            string    `env:"RIVERHOOK_LISTEN" default:"127.0.0.1:8090" help:"Address of the HTTP listener: /healthz, /readyz and River UI (default ${default})."`
-	Concurrency       int       `env:"RIVERHOOK_CONCURRENCY" default:"2000" help:"Attempts in flight (default ${default})."`
-	DBMaxConns        int       `name:"db-max-conns" env:"RIVERHOOK_DB_MAX_CONNS" default:"20" help:"Connections to Postgres, all together (default ${default})."`
-	PollOnly          bool      `env:"RIVERHOOK_POLL_ONLY" default:"false" help:"Poll instead of LISTEN, as a transaction pooler needs it."`
-	Timeout           duration  `env:"RIVERHOOK_TIMEOUT" default:"30s" help:"Of one attempt, from name resolution to the end of the answer (default ${default})."`
-	Lease             *duration `env:"RIVERHOOK_LEASE" placeholder:"DURATION" help:"How long a claim holds without an outcome (default: timeout + 60s; at least timeout + 2s)."`
-	SweepInterval     duration  `env:"RIVERHOOK_SWEEP_INTERVAL" default:"15s" help:"Time between two sweeps (default ${default})."`
-	HeaderPrefix      string    `env:"RIVERHOOK_HEADER_PREFIX" default:"X-Riverhook-" help:"Of the headers that identify a delivery (default ${default})."`
-	MissingCredential string    `env:"RIVERHOOK_MISSING_CREDENTIAL" default:"fail" enum:"fail,send" help:"What to do with a delivery whose credential is missing: ${enum} (default ${default})."`
-	SecretHeaders     string    `env:"RIVERHOOK_SECRET_HEADERS" default:"drop" enum:"drop,send" help:"What to do with custom headers whose name looks like a secret's: ${enum} (default ${default})."`
-	EgressAllow       prefixes  `env:"RIVERHOOK_EGRESS_ALLOW" placeholder:"CIDR,..." help:"Private networks that requests may reach, such as 10.1.0.0/16,127.0.0.1/32 (default: none)."`
-	EgressDeny        prefixes  `env:"RIVERHOOK_EGRESS_DENY" placeholder:"CIDR,..." help:"Public networks that requests must not reach (default: none)."`
-	LogRequests       bool      `env:"RIVERHOOK_LOG_REQUESTS" default:"false" help:"Log a line per request, with sensitive fields redacted (default ${default})."`
-	MaxPayload        byteSize  `env:"RIVERHOOK_MAX_PAYLOAD" default:"1MiB" help:"Largest payload that is sent; a larger one is parked (default ${default})."`
+	Migrate       bool      `help:"Bring the database's schema up first, as \"riverhook migrate up\" does."`
+	Listen        string    `env:"RIVERHOOK_LISTEN" default:"127.0.0.1:8090" help:"Address of the HTTP listener: /healthz, /readyz and River UI (default ${default})."`
+	Concurrency   int       `env:"RIVERHOOK_CONCURRENCY" default:"2000" help:"Attempts in flight (default ${default})."`
+	DBMaxConns    int       `name:"db-max-conns" env:"RIVERHOOK_DB_MAX_CONNS" default:"20" help:"Connections to Postgres, all together (default ${default})."`
+	PollOnly      bool      `env:"RIVERHOOK_POLL_ONLY" default:"false" help:"Poll instead of LISTEN, as a transaction pooler needs it."`
+	Timeout       duration  `env:"RIVERHOOK_TIMEOUT" default:"30s" help:"Of one attempt, from name resolution to the end of the answer (default ${default})."`
+	Lease         *duration `env:"RIVERHOOK_LEASE" placeholder:"DURATION" help:"How long a claim holds without an outcome (default: timeout + 60s; at least timeout + 2s)."`
+	SweepInterval duration  `env:"RIVERHOOK_SWEEP_INTERVAL" default:"15s" help:"Time between two sweeps (default ${default})."`
+	headerFlags
+	MissingCredential string   `env:"RIVERHOOK_MISSING_CREDENTIAL" default:"fail" enum:"fail,send" help:"What to do with a delivery whose credential is missing: ${enum} (default ${default})."`
+	EgressAllow       prefixes `env:"RIVERHOOK_EGRESS_ALLOW" placeholder:"CIDR,..." help:"Private networks that requests may reach, such as 10.1.0.0/16,127.0.0.1/32 (default: none)."`
+	EgressDeny        prefixes `env:"RIVERHOOK_EGRESS_DENY" placeholder:"CIDR,..." help:"Public networks that requests must not reach (default: none)."`
+	LogRequests       bool     `env:"RIVERHOOK_LOG_REQUESTS" default:"false" help:"Log a line per request, with sensitive fields redacted (default ${default})."`
+	MaxPayload        byteSize `env:"RIVERHOOK_MAX_PAYLOAD" default:"1MiB" help:"Largest payload that is sent; a larger one is parked (default ${default})."`
 }
 
 // Validate checks each setting, and those that do not fit each other.
@@ -111,7 +109,7 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 		Database: database, Schema: string(s.Schema), Log: log, Version: programVersion(),
 		Concurrency: s.Concurrency, MaxConns: s.DBMaxConns, PollOnly: s.PollOnly, Migrate: s.Migrate,
 		Timeout: time.Duration(s.Timeout), Lease: s.lease(), Policy: s.policy(), SweepInterval: time.Duration(s.SweepInterval),
-		Headers:    delivery.HeaderRules{Prefix: s.HeaderPrefix, SendSecrets: s.SecretHeaders == "send"},
+		Headers:    s.rules(),
 		MaxPayload: int(s.MaxPayload), SendWithoutCredential: s.MissingCredential == "send", Keys: keys, LogRequests: s.LogRequests,
 		Guard: egress.NewGuard(egress.Config{Allow: s.EgressAllow, Deny: s.EgressDeny, Never: never}),
 	})
@@ -170,7 +168,10 @@ func databaseAddresses(ctx context.Context, config *pgxpool.Config) (addresses [
 		}
 		found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		for _, address := range found {
-			addresses = append(addresses, netip.AddrPortFrom(address.Unmap(), port))
+			if address = address.Unmap(); address.IsLoopback() { // Postgres mostly listens on all of this machine's
+				address = netip.IPv4Unspecified()
+			}
+			addresses = append(addresses, netip.AddrPortFrom(address, port))
 		}
 	}
 	add(config.ConnConfig.Host, config.ConnConfig.Port)

@@ -152,6 +152,16 @@ func isTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(file.Fd())) //nolint:gosec // a file descriptor
 }
 
+// headerFlags say which headers a request has.
+type headerFlags struct {
+	HeaderPrefix  string `env:"RIVERHOOK_HEADER_PREFIX" default:"X-Riverhook-" help:"Of the headers that identify a delivery (default ${default})."`
+	SecretHeaders string `env:"RIVERHOOK_SECRET_HEADERS" default:"drop" enum:"drop,send" help:"What to do with custom headers whose name looks like a secret's: ${enum} (default ${default})."`
+}
+
+func (f headerFlags) rules() delivery.HeaderRules {
+	return delivery.HeaderRules{Prefix: f.HeaderPrefix, SendSecrets: f.SecretHeaders == "send"}
+}
+
 // policyFlags are what retries depend on.
 type policyFlags struct {
 	MaxAttempts     int       `env:"RIVERHOOK_MAX_ATTEMPTS" default:"20" help:"Attempts of a delivery that does not say (default ${default})."`

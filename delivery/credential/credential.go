@@ -128,8 +128,8 @@ func (c Credential) check() error {
 		return fmt.Errorf("credential: the type must be one of %s", typeNames())
 	}
 	if c.Type == TypeBasicAuth {
-		if c.user == "" || secret == "" {
-			return errors.New("credential: type basic_auth wants user:password, and one of them is empty")
+		if c.user == "" && secret == "" {
+			return errors.New("credential: type basic_auth wants user:password, and both are empty")
 		}
 		if strings.Contains(c.user, ":") {
 			return errors.New("credential: the user of type basic_auth has a colon")
@@ -249,7 +249,11 @@ func (c Credential) Secrets() []Secret {
 	case TypeBearerToken:
 		secrets = append(secrets, c.secret)
 	case TypeBasicAuth:
-		secrets = append(secrets, NewSecret(c.pairBase64()), NewSecret(c.pair()), c.secret)
+		bare := c.secret
+		if bare.IsZero() { // some take a key as the user, without a password
+			bare = NewSecret(c.user)
+		}
+		secrets = append(secrets, NewSecret(c.pairBase64()), NewSecret(c.pair()), bare)
 	case TypeAPIKey, TypeCustomHeader:
 		// "Token 4f2a": receivers take the scheme off, and repeat the rest.
 		if scheme, rest, found := strings.Cut(c.secret.Reveal(), " "); found && !strings.ContainsFunc(scheme, notOfToken) {
