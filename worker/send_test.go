@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -53,7 +54,7 @@ func sender(t *testing.T, timeout time.Duration, transport http.RoundTripper) *W
 // openTransport is the transport of the program, as far as it reaches loopback receivers.
 func openTransport(t *testing.T) *http.Transport {
 	t.Helper()
-	transport := egress.NewTransport()
+	transport := egress.NewTransport(egress.NewGuard(egress.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}}))
 	t.Cleanup(transport.CloseIdleConnections)
 	return transport
 }

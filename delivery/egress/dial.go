@@ -21,26 +21,20 @@ const (
 // dialer connects to what its guard allows.
 type dialer struct {
 	net.Dialer
-	guard   *Guard
-	guarded bool
+	guard *Guard
 }
 
-func newDialer(options ...Option) *dialer {
-	d := &dialer{Dialer: net.Dialer{KeepAlive: 30 * time.Second, Timeout: connectTimeout}}
+func newDialer(guard *Guard, options ...Option) *dialer {
+	d := &dialer{Dialer: net.Dialer{KeepAlive: 30 * time.Second, Timeout: connectTimeout}, guard: guard}
 	for _, option := range options {
 		option(d)
 	}
-	if d.guarded {
-		d.ControlContext = d.control
-	}
+	d.ControlContext = d.control
 	return d
 }
 
 // DialContext connects to the first allowed address that answers. It resolves once: what was judged is what is dialled.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	if !d.guarded {
-		return d.Dialer.DialContext(ctx, network, address)
-	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	host, service, err := net.SplitHostPort(address)

@@ -163,9 +163,9 @@ func TestNothingReachesTheMachine(t *testing.T) {
 	}
 
 	for kind, transport := range map[string]*http.Transport{
-		"no guard but the zero one": open(t, WithGuard(nil), WithResolver(names.resolver())),
-		"the zero guard":            open(t, WithGuard(new(Guard)), WithResolver(names.resolver())),
-		"an allowed public range":   open(t, WithGuard(NewGuard(Config{Allow: addressRanges("198.41.0.4")})), WithResolver(names.resolver())),
+		"no guard but the zero one": open(t, nil, WithResolver(names.resolver())),
+		"the zero guard":            open(t, new(Guard), WithResolver(names.resolver())),
+		"an allowed public range":   open(t, NewGuard(Config{Allow: addressRanges("198.41.0.4")}), WithResolver(names.resolver())),
 	} {
 		for _, url := range hidden {
 			_, _, err := get(t, transport, strings.ReplaceAll(url, "%p", tr.port))
@@ -179,7 +179,7 @@ func TestNothingReachesTheMachine(t *testing.T) {
 		}
 	}
 	for name, resolver := range map[string]*net.Resolver{"Go": {PreferGo: true}, "default": {}} {
-		transport := open(t, WithGuard(nil), WithResolver(resolver))
+		transport := open(t, nil, WithResolver(resolver))
 		for _, url := range numeric {
 			_, _, err := get(t, transport, strings.ReplaceAll(url, "%p", tr.port))
 			require.Error(t, err, "%s: %s", name, url)
@@ -197,7 +197,7 @@ func TestEverythingReachesTheMachineIfAllowed(t *testing.T) {
 	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
 	require.NoError(t, err)
 	names := newNameServer(t, map[string]answers{"*": {addresses("127.0.0.2")}})
-	transport := open(t, WithGuard(NewGuard(Config{Allow: addressRanges("127.0.0.2")})), WithResolver(names.resolver()))
+	transport := open(t, NewGuard(Config{Allow: addressRanges("127.0.0.2")}), WithResolver(names.resolver()))
 	for _, host := range []string{
 		"127.0.0.2", "[::ffff:127.0.0.2]", "[::ffff:7f00:2]", "①②⑦.⓪.⓪.②", "１２７.0.0.2", "127。0。0。2",
 		"localtest", "localtest.example", "0x7f.2", "127.0.0.2.nip.example",
@@ -213,7 +213,7 @@ func TestEverythingReachesTheMachineIfAllowed(t *testing.T) {
 func TestSocketIsJudged(t *testing.T) {
 	t.Parallel()
 	tr := loopbackTrap(t)
-	d := newDialer(WithGuard(new(Guard)))
+	d := newDialer(new(Guard))
 	_, err := d.connect(t.Context(), "tcp", netip.MustParseAddrPort("127.0.0.1:"+tr.port))
 	requireBlocked(t, err, ClassLoopback)
 	_, err = d.Dialer.DialContext(t.Context(), "tcp", "127.0.0.1:"+tr.port)
@@ -229,7 +229,7 @@ func TestOwnListener(t *testing.T) {
 	tr := loopbackTrap(t)
 	listener := netip.MustParseAddrPort("127.0.0.1:" + tr.port)
 	everything := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
-	transport := open(t, WithGuard(NewGuard(Config{Allow: everything, Never: []netip.AddrPort{listener}})))
+	transport := open(t, NewGuard(Config{Allow: everything, Never: []netip.AddrPort{listener}}))
 	for _, host := range []string{"127.0.0.1", "0.0.0.0", "[::ffff:127.0.0.1]", "①②⑦.⓪.⓪.①"} {
 		_, _, err := get(t, transport, "http://"+host+":"+tr.port+"/")
 		requireBlocked(t, err, ClassOwn)
@@ -242,7 +242,7 @@ func TestOwnListener(t *testing.T) {
 
 func TestDialOfWhatIsNoAddress(t *testing.T) {
 	t.Parallel()
-	d := newDialer(WithGuard(new(Guard)))
+	d := newDialer(new(Guard))
 	for _, address := range []string{"127.0.0.1", "127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:http", "127.0.0.1:"} {
 		_, err := d.DialContext(t.Context(), "tcp", address)
 		var malformed *net.AddrError

@@ -216,11 +216,11 @@ func receiver(t *testing.T, handler http.HandlerFunc) (*httptest.Server, *trap) 
 // guarded is a transport whose guard takes 127.0.0.2 for public.
 func guarded(t *testing.T, names *nameServer) *http.Transport {
 	t.Helper()
-	options := []Option{WithGuard(NewGuard(Config{Allow: addressRanges("127.0.0.2")}))}
+	var options []Option
 	if names != nil {
 		options = append(options, WithResolver(names.resolver()))
 	}
-	return open(t, options...)
+	return open(t, NewGuard(Config{Allow: addressRanges("127.0.0.2")}), options...)
 }
 
 func addressRanges(list ...string) []netip.Prefix {
@@ -231,9 +231,9 @@ func addressRanges(list ...string) []netip.Prefix {
 	return ranges
 }
 
-func open(t *testing.T, options ...Option) *http.Transport {
+func open(t *testing.T, guard *Guard, options ...Option) *http.Transport {
 	t.Helper()
-	transport := NewTransport(options...)
+	transport := NewTransport(guard, options...)
 	t.Cleanup(transport.CloseIdleConnections)
 	return transport
 }

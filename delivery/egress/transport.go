@@ -22,12 +22,6 @@ const connectTimeout = time.Minute
 // Option changes what [NewTransport] makes.
 type Option func(*dialer)
 
-// WithGuard has guard judge every address before it is dialled; nil is the zero [Guard]. Without this option, every
-// address is dialled.
-func WithGuard(guard *Guard) Option {
-	return func(d *dialer) { d.guard, d.guarded = guard, true }
-}
-
 // WithResolver resolves names with resolver instead of net.DefaultResolver.
 func WithResolver(resolver *net.Resolver) Option {
 	return func(d *dialer) { d.Resolver = resolver }
@@ -37,14 +31,15 @@ func WithResolver(resolver *net.Resolver) Option {
 // cookies, without following redirects (a transport follows none) and without transparent decompression. The context of a
 // request bounds all of it: name resolution, connecting, the TLS handshake, and reading the answer.
 //
-// Where its guard refuses all addresses of a host, the error is a [*BlockedError]. Where a name does not resolve, it is a
+// The guard judges every address before it is dialled; nil is the zero [Guard], which allows public networks only. Where it
+// refuses all addresses of a host, the error is a [*BlockedError]. Where a name does not resolve, it is a
 // [*net.DNSError]. A connection that is kept open is used again without another verdict: it leads where it led.
 //
 // Prepare makes a request safe to hand to it.
-func NewTransport(options ...Option) *http.Transport {
+func NewTransport(guard *Guard, options ...Option) *http.Transport {
 	return &http.Transport{
 		Proxy:                  nil,
-		DialContext:            newDialer(options...).DialContext,
+		DialContext:            newDialer(guard, options...).DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    connectTimeout,
 		ForceAttemptHTTP2:      true,

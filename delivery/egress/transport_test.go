@@ -21,7 +21,7 @@ import (
 
 func TestTransportSettings(t *testing.T) {
 	t.Parallel()
-	for _, transport := range []*http.Transport{open(t), open(t, WithGuard(new(Guard)))} {
+	for _, transport := range []*http.Transport{open(t, nil), open(t, new(Guard))} {
 		assert.Nil(t, transport.Proxy)
 		assert.True(t, transport.DisableCompression)
 		assert.True(t, transport.ForceAttemptHTTP2)
@@ -31,19 +31,20 @@ func TestTransportSettings(t *testing.T) {
 		assert.Positive(t, transport.TLSHandshakeTimeout, "the context of a request does not end a handshake")
 		assert.Positive(t, transport.IdleConnTimeout)
 	}
-	assert.Positive(t, newDialer().Timeout, "nor connecting")
+	assert.Positive(t, newDialer(nil).Timeout, "nor connecting")
 }
 
+// Without a guard nothing private is reached: deny is the zero value.
 func TestNoGuard(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was reached") }))
 	t.Cleanup(server.Close)
 	_, port, _ := strings.Cut(server.Listener.Addr().String(), ":")
 	names := newNameServer(t, map[string]answers{"name.test": {addresses("127.0.0.1")}})
 	for _, url := range []string{server.URL, "http://name.test:" + port} {
-		status, _, err := get(t, open(t, WithResolver(names.resolver())), url)
-		require.NoError(t, err)
-		assert.Equal(t, http.StatusOK, status)
+		_, _, err := get(t, open(t, nil, WithResolver(names.resolver())), url)
+		var blocked *BlockedError
+		require.ErrorAs(t, err, &blocked)
 	}
 }
 
@@ -82,13 +83,13 @@ func TestHTTP2OverTLS(t *testing.T) {
 	_, port, _ := strings.Cut(server.Listener.Addr().String(), ":")
 	names := newNameServer(t, map[string]answers{"example.com": {addresses("127.0.0.1")}})
 
-	allowed := open(t, WithGuard(NewGuard(Config{Allow: addressRanges("127.0.0.1")})), WithResolver(names.resolver()))
+	allowed := open(t, NewGuard(Config{Allow: addressRanges("127.0.0.1")}), WithResolver(names.resolver()))
 	allowed.TLSClientConfig.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 	_, body, err := get(t, allowed, "https://example.com:"+port+"/")
 	require.NoError(t, err)
 	assert.Equal(t, "HTTP/2.0", body)
 
-	_, _, err = get(t, open(t, WithGuard(nil), WithResolver(names.resolver())), "https://example.com:"+port+"/")
+	_, _, err = get(t, open(t, nil, WithResolver(names.resolver())), "https://example.com:"+port+"/")
 	requireBlocked(t, err, ClassLoopback)
 }
 
@@ -139,7 +140,7 @@ func TestProxyOfTheEnvironmentIsNotUsed(t *testing.T) {
 		require.NoError(t, err)
 		require.NotNil(t, proxy, "others would use it")
 	}
-	for _, transport := range []*http.Transport{guarded(t, names), open(t, WithResolver(names.resolver()))} {
+	for _, transport := range []*http.Transport{guarded(t, names)} {
 		status, _, err := get(t, transport, "http://public.test:"+tr.port)
 		require.NoError(t, err)
 		assert.Equal(t, http.StatusOK, status)
@@ -182,7 +183,7 @@ func TestConcurrentRequests(t *testing.T) {
 	server, tr := receiver(t, func(http.ResponseWriter, *http.Request) { served.Add(1) })
 	names := newNameServer(t, map[string]answers{"private.test": {addresses("127.0.0.1", "::1")}})
 	never := netip.MustParseAddrPort("0.0.0.0:1")
-	transport := open(t, WithGuard(NewGuard(Config{Allow: addressRanges("127.0.0.2"), Never: []netip.AddrPort{never}})), WithResolver(names.resolver()))
+	transport := open(t, NewGuard(Config{Allow: addressRanges("127.0.0.2"), Never: []netip.AddrPort{never}}), WithResolver(names.resolver()))
 	const each = 50
 	done := make(chan error, 2*each)
 	for range each {

@@ -223,7 +223,7 @@ func (n *Node) checkSchema(ctx context.Context) error {
 func (n *Node) deliver(ctx context.Context) error {
 	w := worker.New(worker.Config{
 		Store:      store.New(n.pools.batches, n.Schema),
-		Transport:  egress.NewTransport(egress.WithGuard(n.Guard)),
+		Transport:  egress.NewTransport(n.Guard),
 		Log:        n.Log,
 		Node:       n.ID,
 		Policy:     n.Policy,
