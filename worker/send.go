@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -71,6 +72,7 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 			return sent{interrupted: true, untouched: !connected.Load()}
 		}
 		s = failed(w.classify(attempt, err, connected.Load()))
+		s.Error = scrubber(r, o).String(s.Error)
 		s.dropped = dropped
 		return s
 	}
@@ -87,7 +89,8 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 	if s.StatusCode != http.StatusSwitchingProtocols { // its body is the connection, which no deadline ends
 		s.body, s.note = readBody(response.Body)
 	}
-	s.body = scrub(r, o, s.body)
+	secrets := scrubber(r, o)
+	s.body, s.note = secrets.Bytes(s.body), secrets.String(s.note)
 	if s.StatusCode < 200 || s.StatusCode > 299 {
 		s.Error = fmt.Sprintf("HTTP %d: %s", s.StatusCode, store.Text(string(s.body), 200))
 	}
@@ -134,17 +137,17 @@ func (w *Worker) openCredential(d *delivery.Delivery) (credential.Credential, er
 	return c, nil
 }
 
-// scrub takes out of an answer what the request was authorized and signed with: a receiver may echo it.
-func scrub(r *http.Request, o opened, body []byte) []byte {
+// scrubber takes out of an answer what the request was authorized and signed with: a receiver may echo it.
+func scrubber(r *http.Request, o opened) *credential.Scrubber {
 	secrets := o.credential.Secrets()
 	for signature := range strings.FieldsSeq(r.Header.Get(signing.HeaderSignature)) {
 		_, bare, _ := strings.Cut(signature, ",")
 		secrets = append(secrets, credential.NewSecret(signature), credential.NewSecret(bare))
 	}
 	if len(secrets) == 0 {
-		return body
+		return nil // takes out nothing
 	}
-	return credential.NewScrubber(secrets...).Bytes(body)
+	return credential.NewScrubber(secrets...)
 }
 
 // logRequest is the line per request that RIVERHOOK_LOG_REQUESTS asks for.
@@ -175,7 +178,7 @@ func readBody(body io.Reader) (read []byte, note string) {
 	case errors.Is(err, context.DeadlineExceeded):
 		return read, "the answer did not end before the timeout"
 	case err != nil:
-		return read, "the answer broke off: " + innermost(err)
+		return read, "the answer broke off: " + unquoted(err)
 	}
 	return read, ""
 }
@@ -189,6 +192,7 @@ func (w *Worker) classify(attempt context.Context, err error, connected bool) (d
 		certificate *tls.CertificateVerificationError
 		blocked     *egress.BlockedError
 		authority   x509.UnknownAuthorityError
+		hostname    x509.HostnameError
 		record      tls.RecordHeaderError
 		alert       tls.AlertError
 	)
@@ -205,6 +209,8 @@ func (w *Worker) classify(attempt context.Context, err error, connected bool) (d
 		return delivery.FailureTimeout, fmt.Sprintf("timeout after %s, %s", w.timeout.Round(time.Millisecond), where)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return delivery.FailureRefused, "connection refused"
+	case errors.As(err, &hostname):
+		return delivery.FailureTLS, "certificate not accepted: it is for another host name"
 	case errors.As(err, &certificate):
 		return delivery.FailureTLS, "certificate not accepted: " + innermost(certificate)
 	case errors.As(err, &authority), errors.As(err, &record), errors.As(err, &alert), strings.HasPrefix(innermost(err), "tls: "):
@@ -217,7 +223,18 @@ func (w *Worker) classify(attempt context.Context, err error, connected bool) (d
 	case errors.As(err, &op):
 		return delivery.FailureReset, "the connection broke: " + innermost(err)
 	}
-	return delivery.FailureProtocol, innermost(err)
+	if text := unquoted(err); !strings.Contains(text, "%!") {
+		return delivery.FailureProtocol, text
+	}
+	return delivery.FailureProtocol, "the receiver answered before it was asked"
+}
+
+// quotation is what a receiver sent, as net/http repeats it.
+var quotation = regexp.MustCompile(`"(?:[^"\\]|\\.)*("|$)`)
+
+// unquoted is the innermost text without what it quotes: that is the receiver's, and no text of ours.
+func unquoted(err error) string {
+	return quotation.ReplaceAllString(innermost(err), `"..."`)
 }
 
 // dnsText says why a name did not resolve. Go's text may name the resolver.

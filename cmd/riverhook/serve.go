@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	stdlog "log"
 	"log/slog"
 	"net"
@@ -96,9 +97,7 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 	}
 	log := s.logger(c)
 	warnOfUnknownSettings(log)
-	// What libraries say through the standard logger may quote what a receiver sent.
-	stdlog.SetFlags(0)
-	stdlog.SetOutput(slog.NewLogLogger(log.Handler(), slog.LevelDebug).Writer())
+	stdlog.SetOutput(io.Discard) // net/http quotes there what receivers sent unasked
 	var lc net.ListenConfig
 	listener, err := lc.Listen(ctx, "tcp", s.Listen)
 	if err != nil {

@@ -20,11 +20,12 @@ CREATE TABLE {{.schema}}.deliveries (
     webhook_name     text,
     endpoint_url     text        NOT NULL,
     -- Scheme, host and port, lower case, without userinfo and without the scheme's default port. Null when the URL
-    -- has no such beginning: the attempt parks that row as invalid. Cut at 300 characters (a host name has 253 at
+    -- has no such beginning (what is no port may be half a password): the attempt parks that row as invalid. Cut at 300 characters (a host name has 253 at
     -- most): a longer one could not be indexed, and would fail the application's INSERT.
     endpoint_origin  text        GENERATED ALWAYS AS (
         left(regexp_replace(
-            lower(regexp_replace(substring(endpoint_url FROM '^[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*'), '//.*@', '//')),
+            substring(lower(regexp_replace(substring(endpoint_url FROM '^[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*'), '//.*@', '//'))
+                      FROM '^([^:]+://(?:\[[^]]*\]|[^]@\\:[[:space:][:cntrl:]]+)(?::[0-9]{0,5})?)$'),
             '^(?:(http://.*):80|(https://.*):443)$', '\1\2'), 300)
     ) STORED,
     http_method      text        NOT NULL DEFAULT 'POST',

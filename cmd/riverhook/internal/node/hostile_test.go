@@ -57,9 +57,9 @@ type tried struct {
 // text is all of it that people are shown and that comes from us.
 func (d *tried) text() string { return d.Origin + "\n" + d.LastError + "\n" + d.Error }
 
-// results waits until no delivery is pending, and returns those whose name begins with prefix, by name. It fails the test
+// resultsOf waits until no delivery is pending, and returns those whose name begins with prefix, by name. It fails the test
 // for a delivery without exactly one attempt, or that is not clean.
-func results(t testing.TB, db *pgtest.DB, prefix string) map[string]*tried {
+func resultsOf(t testing.TB, db *pgtest.DB, prefix string) map[string]*tried {
 	t.Helper()
 	eventually(t, db, 0, `SELECT count(*)::int FROM riverhook.deliveries WHERE status = 'pending'`)
 	rows, err := db.Pool.Query(t.Context(), `
@@ -120,7 +120,7 @@ func repeat(s string, n int) []string {
 // unharmed asserts that n deliveries named prefix all succeeded and arrived once each.
 func unharmed(t testing.TB, db *pgtest.DB, r *receiver, prefix string, n int) {
 	t.Helper()
-	good := results(t, db, prefix)
+	good := resultsOf(t, db, prefix)
 	assert.Len(t, good, n)
 	for name, d := range good {
 		assert.Equal(t, "succeeded 200", d.Ledger, "%s: %s", name, d.Error)
@@ -217,7 +217,7 @@ func TestBadURLs(t *testing.T) {
 	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, webhook_name, max_attempts)
 		SELECT url, name, 1 FROM json_to_recordset($1::json) AS r (url text, name text)`, string(all))
 
-	results := results(t, db, "bad ")
+	results := resultsOf(t, db, "bad ")
 	assert.Len(t, results, len(urls))
 	for i, url := range urls {
 		got := results[fmt.Sprint("bad ", i)]
@@ -303,7 +303,7 @@ func TestBadHeaders(t *testing.T) {
 	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, webhook_name, workflow_run_id, custom_headers, payload, max_attempts)
 		SELECT $2, name, name, headers::jsonb, $3::json, 1 FROM json_to_recordset($1::json) AS r (name text, headers text)`, string(all), r.URL, payload)
 
-	results := results(t, db, "")
+	results := resultsOf(t, db, "")
 	assert.Len(t, results, len(cases)+len(good))
 	logged := func() map[string][]string { // the dropped headers that the log names, by webhook_name
 		dropped := make(map[string][]string)
@@ -572,6 +572,7 @@ type hostile struct {
 	body   string // what is kept of the answer
 	some   bool   // of the answer is kept: how much is not known
 	https  bool
+	byName bool // reached as localhost
 	big    bool // payload
 	lasts  bool // the connection may go on after the attempt
 	noRead bool // the request is not read as one
@@ -622,8 +623,9 @@ func TestHostileReceivers(t *testing.T) {
 		{name: "304 with a body", serve: says(whole(304, "", "body")), want: "permanent status 304", error: "HTTP 304: "},
 		{name: "205 with a body", serve: says(whole(205, "", "body")), want: "succeeded 205", body: "body"},
 		{name: "two answers", serve: says(whole(200, "", "ok") + whole(500, "", "no")), want: "succeeded 200", body: "ok"},
-		{name: "an answer before the request is read", serve: func(c *conn) { c.say(whole(200, "", "ok")); c.hold() }, want: "succeeded 200", body: "ok", noRead: true},
-		{name: "an answer before a large request is read", serve: func(c *conn) { c.say(whole(413, "", "no")); <-c.over }, want: "permanent status 413", error: "HTTP 413: no", body: "no", big: true, lasts: true, noRead: true},
+		{name: "an answer before the request is read", serve: func(c *conn) { _, _ = c.from.Peek(1); c.say(whole(200, "", "ok")); c.hold() }, want: "succeeded 200", body: "ok", noRead: true},
+		{name: "an answer before there is a request", serve: func(c *conn) { c.say(whole(200, "", "ok")); c.hold() }, want: "succeeded 200|transient protocol", some: true, noRead: true},
+		{name: "an answer before a large request is read", serve: func(c *conn) { _, _ = c.from.Peek(1); c.say(whole(413, "", "no")); <-c.over }, want: "permanent status 413", error: "HTTP 413: no", body: "no", big: true, lasts: true, noRead: true},
 
 		// framing
 		{name: "length longer than the body", serve: saysAndCloses("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), want: "succeeded 200", error: broke, body: "half"},
@@ -650,8 +652,8 @@ func TestHostileReceivers(t *testing.T) {
 		{name: "status 1000", serve: says("HTTP/1.1 1000 X\r\n\r\n"), want: "transient protocol", error: "malformed"},
 		{name: "status of letters", serve: says("HTTP/1.1 abc X\r\n\r\n"), want: "transient protocol", error: "malformed"},
 		{name: "negative status", serve: says("HTTP/1.1 -12 X\r\n\r\n"), want: "transient protocol", error: "malformed"},
-		{name: "status 000", serve: saysAndCloses("HTTP/1.1 000 X\r\n\r\n"), want: "transient protocol|permanent status"},
-		{name: "status 099", serve: saysAndCloses("HTTP/1.1 099 X\r\n\r\n"), want: "transient protocol|permanent status 99"},
+		{name: "status 000", serve: saysAndCloses("HTTP/1.1 000 X\r\n\r\n"), want: "transient protocol", error: "no HTTP status"},
+		{name: "status 099", serve: saysAndCloses("HTTP/1.1 099 X\r\n\r\n"), want: "transient protocol", error: "no HTTP status"},
 		{name: "status 600", serve: says(whole(600, "", "")), want: "permanent status 600", error: "HTTP 600: "},
 		{name: "status 999", serve: says(whole(999, "", "")), want: "permanent status 999", error: "HTTP 999: "},
 		{name: "no status", serve: says("HTTP/1.1 \r\n\r\n"), want: "transient protocol", error: "malformed"},
@@ -696,7 +698,7 @@ func TestHostileReceivers(t *testing.T) {
 		{name: "closes at once", serve: func(*conn) {}, want: "transient reset", noRead: true},
 		{name: "closes after the request", serve: saysAndCloses(""), want: "transient reset"},
 		{name: "closes after the status line", serve: saysAndCloses("HTTP/1.1 200 OK\r\n"), want: "transient reset"},
-		{name: "closes within the status line", serve: saysAndCloses("HTTP/1.1 20"), want: "transient reset"},
+		{name: "closes within the status line", serve: saysAndCloses("HTTP/1.1 20"), want: "transient protocol|transient reset"},
 		{name: "closes within the headers", serve: saysAndCloses("HTTP/1.1 200 OK\r\nX-A: 1\r\n"), want: "transient reset"},
 		{name: "closes after 100", serve: saysAndCloses("HTTP/1.1 100 Continue\r\n\r\n"), want: "transient reset"},
 		{name: "half-closes after the request", serve: func(c *conn) { c.request(); _ = c.raw.CloseWrite(); c.hold() }, want: "transient reset"},
@@ -716,7 +718,11 @@ func TestHostileReceivers(t *testing.T) {
 		{name: "200 with a trap", serve: says(whole(200, "Location: http://"+notFollowed+"/\r\nContent-Location: http://"+notFollowed+"/\r\nLink: <http://"+notFollowed+"/>; rel=preload\r\nAlt-Svc: h2=\""+notFollowed+"\"; ma=86400\r\n", "")), want: "succeeded 200"},
 		{name: "401 asks for a password", serve: says(whole(401, "WWW-Authenticate: Basic realm=x, NTLM, Negotiate\r\n", "")), want: "permanent status 401", error: "HTTP 401: "},
 		{name: "407 asks for a password", serve: says(whole(407, "Proxy-Authenticate: Basic realm=x\r\n", "")), want: "permanent status 407", error: "HTTP 407: "},
-		{name: "cookies", serve: says(whole(200, "Set-Cookie: session=hunter2; Domain=127.0.0.1; Path=/\r\n", "")), want: "succeeded 200"},
+		{name: "cookies", serve: func(c *conn) {
+			for c.request() != nil {
+				c.say(whole(200, "Set-Cookie: session=hunter2; Domain=127.0.0.1; Path=/\r\n", ""))
+			}
+		}, want: "succeeded 200"},
 		{name: "absurd Retry-After", serve: says(whole(503, "Retry-After: 999999999999999999999999\r\n", "")), want: "transient status 503", error: "HTTP 503: "},
 		{name: "negative Retry-After", serve: says(whole(503, "Retry-After: -1\r\n", "")), want: "transient status 503", error: "HTTP 503: "},
 		{name: "Retry-After that is no number", serve: says(whole(429, "Retry-After: NaN\r\nRetry-After: 1e400\r\n", "")), want: "transient status 429", error: "HTTP 429: "},
@@ -725,7 +731,7 @@ func TestHostileReceivers(t *testing.T) {
 		// TLS
 		{name: "plain HTTP where TLS is", serve: func(c *conn) { c.hello(); c.say(whole(400, "", "")); c.hold() }, want: "transient tls", https: true, noRead: true},
 		{name: "plain HTTP at once where TLS is", serve: func(c *conn) { c.say(whole(200, "", "")); c.hold() }, want: "transient tls", https: true, noRead: true},
-		{name: "a TLS alert where plain HTTP is", serve: says("\x15\x03\x01\x00\x02\x02\x46"), want: "transient protocol", error: "malformed"},
+		{name: "a TLS alert where plain HTTP is", serve: saysAndCloses("\x15\x03\x01\x00\x02\x02\x46"), want: "transient protocol", error: "malformed"},
 		{name: "garbage instead of TLS", serve: func(c *conn) { c.hello(); c.endless("\x00\xff\x17") }, want: "transient tls", https: true, noRead: true},
 		{name: "a TLS alert instead of a handshake", serve: func(c *conn) { c.hello(); c.say("\x15\x03\x03\x00\x02\x02\x28"); c.hold() }, want: "transient tls", https: true, noRead: true},
 		{name: "endless warnings instead of a handshake", serve: func(c *conn) { c.hello(); c.endless("\x15\x03\x03\x00\x02\x01\x00") }, want: "transient tls|transient reset", https: true, noRead: true},
@@ -741,9 +747,10 @@ func TestHostileReceivers(t *testing.T) {
 		{name: "signs itself", serve: secures(t, &tls.Config{Certificates: []tls.Certificate{certificate(t, future, nil, loopback)}}), want: "transient tls", error: "certificate", https: true, noRead: true},
 		{name: "expired", serve: secures(t, &tls.Config{Certificates: []tls.Certificate{certificate(t, past, nil, loopback)}}), want: "transient tls", error: "expired", https: true, noRead: true},
 		{name: "not yet valid", serve: secures(t, &tls.Config{Certificates: []tls.Certificate{certificate(t, future.Add(200*24*time.Hour), nil, loopback)}}), want: "transient tls", error: "certificate", https: true, noRead: true},
+		// These two fail: the error of a certificate for another name repeats the host.
 		{name: "of another host", serve: secures(t, &tls.Config{Certificates: []tls.Certificate{certificate(t, future, []string{"other.example"})}}), want: "transient tls", error: "certificate", https: true, noRead: true},
 		{name: "of another address", serve: secures(t, &tls.Config{Certificates: []tls.Certificate{certificate(t, future, nil, net.IPv4(192, 0, 2, 1))}}), want: "transient tls", error: "certificate", https: true, noRead: true},
-		{name: "of very many hosts", serve: secures(t, &tls.Config{Certificates: []tls.Certificate{certificate(t, future, repeat("a-rather-long-name-of-a-host.example", 1000))}}), want: "transient tls", error: "certificate", https: true, noRead: true},
+		{name: "of very many hosts", serve: secures(t, &tls.Config{Certificates: []tls.Certificate{certificate(t, future, repeat("a-rather-long-name-of-a-host.example", 1000))}}), want: "transient tls", error: "certificate", https: true, byName: true, noRead: true},
 		{name: "TLS 1.0", serve: secures(t, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10, Certificates: []tls.Certificate{certificate(t, future, nil, loopback)}}), want: "transient tls", error: "version", https: true, noRead: true},
 		{name: "TLS 1.1", serve: secures(t, &tls.Config{MinVersion: tls.VersionTLS11, MaxVersion: tls.VersionTLS11, Certificates: []tls.Certificate{certificate(t, future, nil, loopback)}}), want: "transient tls", error: "version", https: true, noRead: true},
 		{name: "wants our certificate", serve: secures(t, &tls.Config{MaxVersion: tls.VersionTLS12, ClientAuth: tls.RequireAnyClientCert, Certificates: []tls.Certificate{certificate(t, future, nil, loopback)}}), want: "transient tls", https: true, noRead: true},
@@ -768,6 +775,9 @@ func TestHostileReceivers(t *testing.T) {
 		if c.https {
 			bad[i].URL = "https" + strings.TrimPrefix(bad[i].URL, "http")
 		}
+		if c.byName {
+			bad[i].URL = strings.Replace(bad[i].URL, "127.0.0.1", "localhost", 1)
+		}
 		if c.big {
 			bad[i].Payload = `"` + string(make0(1<<20-2)) + `"`
 		}
@@ -788,7 +798,7 @@ func TestHostileReceivers(t *testing.T) {
 		enqueue(t, db, fmt.Sprint("good ", wave, " "), repeat(healthy.URL, 40))
 	}
 
-	results := results(t, db, "hostile ")
+	results := resultsOf(t, db, "hostile ")
 	assert.Len(t, results, len(cases))
 	for i, c := range cases {
 		got := results["hostile "+c.name]
@@ -805,8 +815,7 @@ func TestHostileReceivers(t *testing.T) {
 		_, port, err := net.SplitHostPort(peers[i].address)
 		require.NoError(t, err)
 		for _, secret := range []string{"127.0.0.1", port, private} {
-			assert.NotContains(t, got.LastError, secret, c.name)
-			assert.NotContains(t, got.Error, secret, c.name)
+			assert.NotContains(t, got.LastError+"\n"+got.Error, secret, c.name)
 		}
 		assert.True(t, utf8.ValidString(got.Error), c.name)
 		if !c.some {
@@ -841,14 +850,18 @@ func TestHostileReceivers(t *testing.T) {
 	cookies := peers[slices.IndexFunc(cases, func(c hostile) bool {
 		return c.name == "cookies"
 	})]
-	<-cookies.requests
 	enqueue(t, db, "again ", []string{"http://" + cookies.address + "/hunter2", healthy.URL})
-	eventually(t, db, "succeeded", `SELECT status FROM riverhook.deliveries WHERE webhook_name = 'again 1'`)
+	for name, got := range resultsOf(t, db, "again ") {
+		assert.Equal(t, "succeeded 200", got.Ledger, name)
+	}
+	require.Len(t, cookies.requests, 2)
+	<-cookies.requests
 	again := <-cookies.requests
 	assert.NotContains(t, again, "Cookie")
 }
 
 // What the receiver is sent as a secret and repeats where its answer is no HTTP is not stored or logged either.
+// It fails: only the body of an answer is scrubbed, not the error that quotes what is wrong with the rest of it.
 func TestHostileEcho(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -894,7 +907,7 @@ func TestHostileEcho(t *testing.T) {
 			insert(t, db, "http://"+p.address, "webhook_name", name+" "+header, "credential_uuid", uuid, "max_attempts", 1)
 		}
 	}
-	results := results(t, db, "")
+	results := resultsOf(t, db, "")
 	require.Eventually(t, func() bool { return strings.Count(log.String(), `"outcome"`) >= len(results) }, 10*time.Second, 10*time.Millisecond)
 	mu.Lock()
 	defer mu.Unlock()
@@ -903,9 +916,7 @@ func TestHostileEcho(t *testing.T) {
 		for name, got := range results {
 			assert.NotContains(t, got.text()+string(got.Body), secret, name)
 		}
-		for line := range strings.Lines(log.String()) {
-			assert.NotContains(t, line, secret, "the log")
-		}
+		assert.Zero(t, strings.Count(log.String(), secret), "the log has a secret")
 	}
 }
 
@@ -926,7 +937,7 @@ func TestManyEndlessBodies(t *testing.T) { //nolint:paralleltest // see above
 	}
 	before := heap()
 	enqueue(t, db, "endless ", repeat("http://"+p.address, n))
-	results := results(t, db, "endless ")
+	results := resultsOf(t, db, "endless ")
 	assert.Len(t, results, n)
 	for name, got := range results {
 		assert.Equal(t, "succeeded 200", got.Ledger, "%s: %s", name, got.Error)
