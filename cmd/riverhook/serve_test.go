@@ -169,7 +169,7 @@ func eventually[T comparable](t testing.TB, db *pgtest.DB, want T, sql string, a
 	require.Eventually(t, func() bool {
 		got = pgtest.Scalar[T](t, db, sql, args...)
 		return got == want
-	}, 20*time.Second, 10*time.Millisecond, "%s: want %v", sql, want)
+	}, time.Minute, 10*time.Millisecond, "%s: want %v", sql, want)
 }
 
 const insertSQL = `INSERT INTO riverhook.deliveries (endpoint_url, webhook_name, workflow_run_id) VALUES ($1, 'orders', 'run 1') RETURNING id`

@@ -117,7 +117,7 @@ func eventually[T comparable](t testing.TB, db *pgtest.DB, want T, sql string, a
 	require.Eventually(t, func() bool {
 		got = pgtest.Scalar[T](t, db, sql, args...)
 		return got == want
-	}, 20*time.Second, 10*time.Millisecond, "%s: want %v", sql, want)
+	}, time.Minute, 10*time.Millisecond, "%s: want %v", sql, want)
 }
 
 // insert enqueues one delivery to url and returns its id. more are further columns with their values.
