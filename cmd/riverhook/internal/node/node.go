@@ -133,10 +133,11 @@ func (n *Node) newPool(name string, size int, tune func(*pgxpool.Config)) (*pgxp
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {
 		config.ConnConfig.RuntimeParams["application_name"] = "riverhook " + name
 	}
-	config.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed" // whatever the role's is
 	if n.PollOnly {
-		// A pooler may hand each statement to another server connection.
+		// A pooler may hand each statement to another server connection, and refuses parameters that it does not know.
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	} else {
+		config.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed" // whatever the role's is
 	}
 	if tune != nil {
 		tune(config)
