@@ -221,6 +221,10 @@ func (w *Worker) flushClaims(jobs []delivery.JobArgs) []claim {
 	ctx, cancel := context.WithTimeout(w.life, statementTimeout)
 	defer cancel()
 	claimed, err := w.store.Claim(ctx, w.node, jobs, store.ClaimLimits{Lease: w.lease, MaxPayload: w.maxPayload, MaxBatch: maxBatchBytes})
+	if store.IsRowError(err) && len(jobs) > 1 { // as flushRecords
+		half := len(jobs) / 2
+		return append(w.flushClaims(jobs[:half]), w.flushClaims(jobs[half:])...)
+	}
 	if err != nil {
 		w.log.ErrorContext(ctx, "claim failed: trying again", "jobs", len(jobs), "error", err)
 		for i := range jobs {

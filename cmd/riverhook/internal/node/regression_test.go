@@ -149,3 +149,19 @@ func TestSerializableDefault(t *testing.T) {
 	eventually(t, db, 500, `SELECT count(*)::int FROM riverhook.deliveries WHERE status = 'succeeded' AND attempt_count = 2`)
 	assert.Equal(t, 1000, r.count())
 }
+
+// A row that fails the claim of its batch fails it alone.
+func TestClaimFails(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := newReceiver(t, nil)
+	db.Exec(t, `CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		IF NEW.webhook_name = 'bad' THEN RAISE EXCEPTION 'bad row' USING ERRCODE = '22000'; END IF; RETURN NEW; END $$`)
+	db.Exec(t, `CREATE TRIGGER fail BEFORE UPDATE OF claim ON riverhook.deliveries FOR EACH ROW EXECUTE FUNCTION public.fail()`)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, webhook_name) SELECT $1, CASE WHEN i = 50 THEN 'bad' END FROM generate_series(1, 100) i`, r.URL)
+	start(t, config(t, db))
+	eventually(t, db, 99, `SELECT count(*)::int FROM riverhook.deliveries WHERE status = 'succeeded'`)
+	db.Exec(t, `DROP TRIGGER fail ON riverhook.deliveries`)
+	eventually(t, db, 100, `SELECT count(*)::int FROM riverhook.deliveries WHERE status = 'succeeded'`)
+	assert.Equal(t, 100, r.count())
+}
