@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"unicode"
 	"unicode/utf8"
 
@@ -35,4 +37,22 @@ func explainDatabaseError(err error, as string) error {
 		return hintError{err, "is this the right database and --schema? Otherwise: riverhook migrate up"}
 	}
 	return err
+}
+
+// printList prints a list: a table with that head, one line each, or, as JSON, one object per line.
+func printList[T any](c console, asJSON bool, list []T, head string, line func(T) string) error {
+	if asJSON {
+		for i := range list {
+			if err := printJSON(c.out, list[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, head)
+	for i := range list {
+		_, _ = fmt.Fprintln(table, line(list[i]))
+	}
+	return table.Flush()
 }

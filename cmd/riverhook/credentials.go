@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/signing"
@@ -88,16 +87,16 @@ func (cmd *credentialsSetCmd) Run(ctx context.Context, c console) error {
 	if err != nil {
 		return err
 	}
-	pool, st, err := cmd.open(ctx)
-	if err != nil {
+	var uuid string
+	var rotated bool
+	err = cmd.withStore(ctx, func(st *store.Store) error {
+		uuid, rotated, err = st.SetCredential(ctx, cmd.Organization, cmd.Name, cmd.Type, func(uuid, organization string) ([]byte, error) {
+			return keys.Seal(parsed.Encode(), uuid, organization)
+		})
 		return err
-	}
-	defer pool.Close()
-	uuid, rotated, err := st.SetCredential(ctx, cmd.Organization, cmd.Name, cmd.Type, func(uuid, organization string) ([]byte, error) {
-		return keys.Seal(parsed.Encode(), uuid, organization)
 	})
 	if err != nil {
-		return explainDatabaseError(err, "service")
+		return err
 	}
 	if cmd.JSON {
 		return printJSON(c.out, map[string]any{"credential_uuid": uuid, "rotated": rotated})
@@ -118,29 +117,15 @@ type credentialsListCmd struct {
 
 // Run lists.
 func (cmd *credentialsListCmd) Run(ctx context.Context, c console) error {
-	pool, st, err := cmd.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	list, err := st.Credentials(ctx, cmd.Organization)
-	if err != nil {
-		return explainDatabaseError(err, "service")
-	}
-	if cmd.JSON {
-		for i := range list {
-			if err := printJSON(c.out, list[i]); err != nil {
-				return err
-			}
+	return cmd.withStore(ctx, func(st *store.Store) error {
+		list, err := st.Credentials(ctx, cmd.Organization)
+		if err != nil {
+			return err
 		}
-		return nil
-	}
-	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "UUID\tORGANIZATION\tNAME\tTYPE\tUPDATED")
-	for _, one := range list {
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", one.UUID, printable(one.OrganizationID), printable(one.Name), one.Type, moment(one.UpdatedAt))
-	}
-	return table.Flush()
+		return printList(c, cmd.JSON, list, "UUID\tORGANIZATION\tNAME\tTYPE\tUPDATED", func(one store.Credential) string {
+			return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", one.UUID, printable(one.OrganizationID), printable(one.Name), one.Type, moment(one.UpdatedAt))
+		})
+	})
 }
 
 type credentialsRmCmd struct {
@@ -151,20 +136,17 @@ type credentialsRmCmd struct {
 
 // Run removes it.
 func (cmd *credentialsRmCmd) Run(ctx context.Context, c console) error {
-	pool, st, err := cmd.open(ctx)
-	if err != nil {
+	return cmd.withStore(ctx, func(st *store.Store) error {
+		removed, err := st.RemoveCredential(ctx, cmd.Organization, cmd.Name)
+		if err != nil {
+			return err
+		}
+		if !removed {
+			return fmt.Errorf("there is no credential %q in organization %q", cmd.Name, cmd.Organization)
+		}
+		_, err = fmt.Fprintf(c.out, "removed credential %s\n", printable(cmd.Name))
 		return err
-	}
-	defer pool.Close()
-	removed, err := st.RemoveCredential(ctx, cmd.Organization, cmd.Name)
-	if err != nil {
-		return explainDatabaseError(err, "service")
-	}
-	if !removed {
-		return fmt.Errorf("there is no credential %q in organization %q", cmd.Name, cmd.Organization)
-	}
-	_, err = fmt.Fprintf(c.out, "removed credential %s\n", printable(cmd.Name))
-	return err
+	})
 }
 
 type credentialsResealCmd struct{ databaseFlags }
@@ -175,37 +157,34 @@ func (cmd *credentialsResealCmd) Run(ctx context.Context, c console) error {
 	if err != nil {
 		return err
 	}
-	pool, st, err := cmd.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	cells, err := st.SealedCells(ctx)
-	if err != nil {
-		return explainDatabaseError(err, "service")
-	}
-	done, current, failed := 0, 0, 0
-	for _, cell := range cells {
-		if keys.IsCurrent(cell.Cell) {
-			current++
-			continue
-		}
-		sealed, err := reseal(keys, cell)
-		if err == nil {
-			err = st.Reseal(ctx, cell, sealed)
-		}
+	return cmd.withStore(ctx, func(st *store.Store) error {
+		cells, err := st.SealedCells(ctx)
 		if err != nil {
-			failed++
-			_, _ = fmt.Fprintf(c.err, "%s %s of organization %s: %v\n", cell.Kind, cell.UUID, printable(cell.OrganizationID), err)
-			continue
+			return err
 		}
-		done++
-	}
-	_, _ = fmt.Fprintf(c.out, "resealed %d, already under the first key %d, failed %d\n", done, current, failed)
-	if failed > 0 {
-		return exitError(exitFailed)
-	}
-	return nil
+		done, current, failed := 0, 0, 0
+		for _, cell := range cells {
+			if keys.IsCurrent(cell.Cell) {
+				current++
+				continue
+			}
+			sealed, err := reseal(keys, cell)
+			if err == nil {
+				err = st.Reseal(ctx, cell, sealed)
+			}
+			if err != nil {
+				failed++
+				_, _ = fmt.Fprintf(c.err, "%s %s of organization %s: %v\n", cell.Kind, cell.UUID, printable(cell.OrganizationID), err)
+				continue
+			}
+			done++
+		}
+		_, _ = fmt.Fprintf(c.out, "resealed %d, already under the first key %d, failed %d\n", done, current, failed)
+		if failed > 0 {
+			return exitError(exitFailed)
+		}
+		return nil
+	})
 }
 
 func reseal(keys *credential.Keyring, cell store.Sealed) ([]byte, error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/riverhook/riverhook/delivery"
@@ -96,19 +95,18 @@ func (f scopeFlags) add(ctx context.Context, c console, k keyFlags, rotate bool,
 	if err != nil {
 		return err
 	}
-	pool, st, err := f.open(ctx)
-	if err != nil {
+	var uuid string
+	err = f.withStore(ctx, func(st *store.Store) error {
+		uuid, err = st.AddSecret(ctx, scope, rotate, overlap, func(uuid, organization string) ([]byte, error) {
+			return keys.Seal([]byte(key.Reveal()), uuid, organization)
+		})
 		return err
-	}
-	defer pool.Close()
-	uuid, err := st.AddSecret(ctx, scope, rotate, overlap, func(uuid, organization string) ([]byte, error) {
-		return keys.Seal([]byte(key.Reveal()), uuid, organization)
 	})
 	if errors.Is(err, store.ErrSecretExists) {
 		return hintError{errors.New("there is a signing secret already"), "riverhook secrets rotate makes a new one, riverhook secrets show prints it"}
 	}
 	if err != nil {
-		return explainDatabaseError(err, "service")
+		return err
 	}
 	_, err = fmt.Fprintf(c.out, "made signing secret %s; print it for the receiver with: riverhook secrets show%s\n", uuid, f.again())
 	return err
@@ -134,33 +132,19 @@ type secretsListCmd struct {
 
 // Run lists.
 func (cmd *secretsListCmd) Run(ctx context.Context, c console) error {
-	pool, st, err := cmd.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	list, err := st.Secrets(ctx, cmd.Organization)
-	if err != nil {
-		return explainDatabaseError(err, "service")
-	}
-	if cmd.JSON {
-		for i := range list {
-			if err := printJSON(c.out, list[i]); err != nil {
-				return err
+	return cmd.withStore(ctx, func(st *store.Store) error {
+		list, err := st.Secrets(ctx, cmd.Organization)
+		if err != nil {
+			return err
+		}
+		return printList(c, cmd.JSON, list, "UUID\tORGANIZATION\tORIGIN\tCREATED\tEXPIRES", func(one store.SigningSecret) string {
+			expires := "never"
+			if one.ExpiresAt != nil {
+				expires = moment(*one.ExpiresAt)
 			}
-		}
-		return nil
-	}
-	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "UUID\tORGANIZATION\tORIGIN\tCREATED\tEXPIRES")
-	for _, one := range list {
-		expires := "never"
-		if one.ExpiresAt != nil {
-			expires = moment(*one.ExpiresAt)
-		}
-		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", one.UUID, printable(one.OrganizationID), printable(dash(one.EndpointOrigin)), moment(one.CreatedAt), expires)
-	}
-	return table.Flush()
+			return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", one.UUID, printable(one.OrganizationID), printable(dash(one.EndpointOrigin)), moment(one.CreatedAt), expires)
+		})
+	})
 }
 
 type secretsShowCmd struct {
@@ -178,14 +162,13 @@ func (cmd *secretsShowCmd) Run(ctx context.Context, c console) error {
 	if err != nil {
 		return err
 	}
-	pool, st, err := cmd.open(ctx)
+	var list []store.SigningSecret
+	err = cmd.withStore(ctx, func(st *store.Store) error {
+		list, err = st.Secrets(ctx, scope.Organization)
+		return err
+	})
 	if err != nil {
 		return err
-	}
-	defer pool.Close()
-	list, err := st.Secrets(ctx, scope.Organization)
-	if err != nil {
-		return explainDatabaseError(err, "service")
 	}
 	shown := 0
 	for _, one := range list {
@@ -230,17 +213,14 @@ func (cmd *secretsExpireCmd) Run(ctx context.Context, c console) error {
 	if err != nil {
 		return err
 	}
-	pool, st, err := cmd.open(ctx)
-	if err != nil {
+	return cmd.withStore(ctx, func(st *store.Store) error {
+		n, err := st.ExpireSecrets(ctx, scope, cmd.All)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.out, "expired %s\n", count(n, "signing secret"))
 		return err
-	}
-	defer pool.Close()
-	n, err := st.ExpireSecrets(ctx, scope, cmd.All)
-	if err != nil {
-		return explainDatabaseError(err, "service")
-	}
-	_, err = fmt.Fprintf(c.out, "expired %s\n", count(n, "signing secret"))
-	return err
+	})
 }
 
 // moment is a time for people.
