@@ -77,7 +77,7 @@ func (r HeaderRules) Custom(custom []byte) (send []Header, dropped []string, err
 			return nil, nil, fmt.Errorf("custom_headers has a key that is no header name: %s", strconv.QuoteToASCII(cut(h.Key, 100)))
 		case !ValidHeaderValue(h.Value):
 			return nil, nil, fmt.Errorf("custom_headers has a value with control characters in it, for %s", cut(h.Key, 100))
-		case neverCustom[textproto.CanonicalMIMEHeaderKey(h.Key)], r.Identifies(h.Key), !r.SendSecrets && secretHeader(h.Key):
+		case neverCustom[dashed(h.Key)], r.Identifies(h.Key), !r.SendSecrets && secretHeader(h.Key):
 			dropped = append(dropped, h.Key)
 		default:
 			send = append(send, h)
@@ -86,8 +86,14 @@ func (r HeaderRules) Custom(custom []byte) (send []Header, dropped []string, err
 	return send, dropped, nil
 }
 
+// dashed is a header's name in its canonical form, with dashes for underscores: many receivers take the two for one.
+func dashed(name string) string {
+	return textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
+}
+
 // Identifies says whether name is one of the headers that identify the delivery.
 func (r HeaderRules) Identifies(name string) bool {
+	name = strings.ReplaceAll(name, "_", "-")
 	if len(name) <= len(r.Prefix) || !strings.EqualFold(name[:len(r.Prefix)], r.Prefix) {
 		return false
 	}

@@ -77,3 +77,14 @@ func TestParseHeadersRejects(t *testing.T) {
 		assert.NotContains(t, err.Error(), secret, "%.60q", custom)
 	}
 }
+
+// Receivers that take underscores for dashes see no header of ours that is not.
+func TestUnderscoresAreDashes(t *testing.T) {
+	t.Parallel()
+	rules := delivery.HeaderRules{Prefix: "X-Riverhook-", SendSecrets: true}
+	send, dropped, err := rules.Custom([]byte(`[{"key":"X_Riverhook_Delivery_Id","value":"1"},{"key":"transfer_encoding","value":"1"},
+		{"key":"Webhook_Signature","value":"1"},{"key":"X_Fine","value":"1"},{"key":"X_Riverhook_Tenant","value":"1"}]`))
+	require.NoError(t, err)
+	assert.Equal(t, []string{"X_Riverhook_Delivery_Id", "transfer_encoding", "Webhook_Signature"}, dropped)
+	assert.Equal(t, []delivery.Header{{Key: "X_Fine", Value: "1"}, {Key: "X_Riverhook_Tenant", Value: "1"}}, send)
+}

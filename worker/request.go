@@ -27,7 +27,7 @@ type Headers struct {
 
 // ours says whether a header is one whose value may be logged: it identifies the delivery, and is no secret.
 func (h Headers) ours(name string) bool {
-	return h.Identifies(name) || strings.EqualFold(name, signing.HeaderID) || strings.EqualFold(name, signing.HeaderTimestamp) || strings.EqualFold(name, "User-Agent")
+	return h.Identifies(name) || strings.EqualFold(name, signing.HeaderID) || strings.EqualFold(name, signing.HeaderTimestamp)
 }
 
 // opened is what of a delivery was sealed.

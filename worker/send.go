@@ -134,6 +134,9 @@ func (w *Worker) openCredential(d *delivery.Delivery) (credential.Credential, er
 	if err != nil {
 		return credential.Credential{}, fmt.Errorf("credential %s: %w", d.CredentialUUID, err)
 	}
+	if name, _, ok := c.Header(); ok && w.headers.Identifies(name) { // it would be replaced by ours, or logged as ours
+		return credential.Credential{}, fmt.Errorf("credential %s is for header %s, which is riverhook's own", d.CredentialUUID, name)
+	}
 	return c, nil
 }
 

@@ -16,7 +16,7 @@ import (
 type credentialsCmd struct {
 	Set    credentialsSetCmd    `cmd:"" help:"Store a credential, or rotate it: one of the same organization and name keeps its uuid. The secret comes from standard input or --file, never from an argument."`
 	List   credentialsListCmd   `cmd:"" help:"List credentials, without their secrets."`
-	Rm     credentialsRmCmd     `cmd:"" help:"Remove a credential. Deliveries that name it fail, and are retried, until it is there again."`
+	Rm     credentialsRmCmd     `cmd:"" help:"Remove a credential. Deliveries that name it fail, and are retried; set --uuid brings it back for them."`
 	Reseal credentialsResealCmd `cmd:"" help:"Seal all credentials and signing secrets anew under the first key of RIVERHOOK_SECRET_KEY."`
 }
 
@@ -56,7 +56,7 @@ func keyring() (*credential.Keyring, error) {
 	}
 	keys, err := credential.ParseKeyring(setting)
 	if err != nil {
-		return nil, fmt.Errorf("RIVERHOOK_SECRET_KEY: %w", err)
+		return nil, err // it names the setting
 	}
 	return keys, nil
 }
@@ -67,8 +67,20 @@ type credentialsSetCmd struct {
 	Name   string `required:"" help:"Its name within the organization."`
 	Type   string `required:"" enum:"none,api_key,bearer_token,basic_auth,custom_header" help:"${enum}. The secret is the key, the token, user:password, or the header's value."`
 	Header string `help:"Name of the header: of a custom_header, or of an api_key (default X-API-Key)."`
+	UUID   string `name:"uuid" placeholder:"UUID" help:"Of a credential that was removed: the deliveries that name it heal (default: a random one)."`
 	File   string `placeholder:"FILE" help:"Read the secret from there (default: standard input)."`
 	JSON   bool   `name:"json" help:"Print one JSON object."`
+}
+
+// Validate checks the flags.
+func (cmd *credentialsSetCmd) Validate() error {
+	if cmd.Name == "" {
+		return errors.New("--name: it is empty")
+	}
+	if cmd.UUID != "" && !uuidSyntax.MatchString(cmd.UUID) {
+		return errors.New("--uuid: that is no uuid")
+	}
+	return nil
 }
 
 // Run stores the credential.
@@ -90,7 +102,7 @@ func (cmd *credentialsSetCmd) Run(ctx context.Context, c console) error {
 	var uuid string
 	var rotated bool
 	err = cmd.withStore(ctx, func(st *store.Store) error {
-		uuid, rotated, err = st.SetCredential(ctx, cmd.Organization, cmd.Name, cmd.Type, func(uuid, organization string) ([]byte, error) {
+		uuid, rotated, err = st.SetCredential(ctx, cmd.Organization, cmd.Name, cmd.Type, strings.ToLower(cmd.UUID), func(uuid, organization string) ([]byte, error) {
 			return keys.Seal(parsed.Encode(), uuid, organization)
 		})
 		return err

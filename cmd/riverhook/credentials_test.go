@@ -90,6 +90,15 @@ func TestCredentialsCommand(t *testing.T) {
 	_, stderr, code = call(t, env, "credentials", "rm", "--name", "crm")
 	assert.Equal(t, 1, code)
 	assert.Contains(t, stderr, "there is no credential")
+
+	// Under its old uuid it heals the deliveries that name it.
+	stdout, stderr, code = feed(t, "hunter4", env, "credentials", "set", "--name", "crm2", "--type", "bearer_token", "--uuid", strings.ToUpper(set.UUID))
+	assert.Equal(t, 0, code, stderr)
+	assert.Contains(t, stdout, "stored credential "+set.UUID)
+	deliver()
+	_, stderr, code = feed(t, "hunter4", env, "credentials", "set", "--name", "crm2", "--type", "bearer_token", "--uuid", "018f0000-0000-7000-8000-000000000001")
+	assert.Equal(t, 1, code)
+	assert.Contains(t, stderr, "has the uuid")
 }
 
 func TestCredentialsCommandRefuses(t *testing.T) {

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
@@ -61,7 +60,7 @@ func (s *serveCmd) Validate() error {
 	case s.SweepInterval < duration(100*time.Millisecond) || s.SweepInterval > duration(time.Hour):
 		return errors.New("--sweep-interval (RIVERHOOK_SWEEP_INTERVAL): from 100ms to 1h")
 	case !validHeaderPrefix(s.HeaderPrefix):
-		return errors.New("--header-prefix (RIVERHOOK_HEADER_PREFIX): letters, digits and dashes, such as X-Riverhook-")
+		return errors.New("--header-prefix (RIVERHOOK_HEADER_PREFIX): letters, digits and dashes, a dash at its end, such as X-Riverhook-")
 	}
 	if _, _, err := net.SplitHostPort(s.Listen); err != nil {
 		return errors.New("--listen (RIVERHOOK_LISTEN): an address such as 127.0.0.1:8090")
@@ -82,7 +81,8 @@ func validHeaderPrefix(prefix string) bool {
 			return false
 		}
 	}
-	return prefix != "" && len(prefix) <= 50
+	first := strings.ToLower(prefix)
+	return strings.HasSuffix(prefix, "-") && len(prefix) > 1 && len(prefix) <= 50 && first != "webhook-" && first[0] != '-'
 }
 
 // Run serves until it is told to stop.
@@ -103,14 +103,13 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 	if err != nil {
 		return hintError{fmt.Errorf("cannot listen on %s: %w", s.Listen, err), "choose another address with --listen or RIVERHOOK_LISTEN"}
 	}
-	never := append(databaseAddresses(ctx, database), addressOf(listener))
 	n, err := node.New(node.Config{
 		Database: database, Schema: string(s.Schema), Log: log, Version: programVersion(),
 		Concurrency: s.Concurrency, MaxConns: s.DBMaxConns, PollOnly: s.PollOnly, Migrate: s.Migrate,
 		Timeout: time.Duration(s.Timeout), Lease: s.lease(), Policy: s.policy(), SweepInterval: time.Duration(s.SweepInterval),
 		Headers:    s.rules(),
 		MaxPayload: int(s.MaxPayload), SendWithoutCredential: s.MissingCredential == "send", Keys: keys, LogRequests: s.LogRequests,
-		Guard: egress.NewGuard(egress.Config{Allow: s.EgressAllow, Deny: s.EgressDeny, Never: never}),
+		Egress: egress.Config{Allow: s.EgressAllow, Deny: s.EgressDeny, Never: []netip.AddrPort{addressOf(listener)}},
 	})
 	if err != nil {
 		_ = listener.Close()
@@ -155,29 +154,6 @@ func (p *prefixes) UnmarshalText(text []byte) (err error) {
 func addressOf(listener net.Listener) netip.AddrPort {
 	address, _ := netip.ParseAddrPort(listener.Addr().String())
 	return address
-}
-
-// databaseAddresses are where the database is, as far as its names resolve now: requests must not reach it.
-func databaseAddresses(ctx context.Context, config *pgxpool.Config) (addresses []netip.AddrPort) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	add := func(host string, port uint16) {
-		if strings.HasPrefix(host, "/") { // a Unix socket
-			return
-		}
-		found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		for _, address := range found {
-			if address = address.Unmap(); address.IsLoopback() { // Postgres mostly listens on all of this machine's
-				address = netip.IPv4Unspecified()
-			}
-			addresses = append(addresses, netip.AddrPortFrom(address, port))
-		}
-	}
-	add(config.ConnConfig.Host, config.ConnConfig.Port)
-	for _, fallback := range config.ConnConfig.Fallbacks {
-		add(fallback.Host, fallback.Port)
-	}
-	return addresses
 }
 
 // warnOfUnknownSettings names variables that look like settings and are none: they may be misspelt.

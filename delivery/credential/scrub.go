@@ -106,7 +106,19 @@ func escapedForms(text string) []string {
 			forms = append(forms, strings.Trim(b.String(), "\n")[1:b.Len()-2])
 		}
 	}
+	for _, page := range htmlForms {
+		forms = append(forms, page.Replace(text))
+	}
 	return forms
+}
+
+// htmlForms are how error pages escape text.
+var htmlForms = []*strings.Replacer{
+	strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;"),
+	strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;"),
+	strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "'", "&#x27;"),
+	strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "'", "&#39;"),
+	strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&#34;", "'", "&#39;"),
 }
 
 // lowerHex writes the hexadecimal digits of percent-encoded text in lower case.

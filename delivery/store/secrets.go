@@ -34,16 +34,24 @@ RETURNING credential_uuid::text`
 const newUUIDSQL = `SELECT gen_random_uuid()::text`
 
 // SetCredential stores a credential. One of the same organization and name keeps its uuid, and with it the deliveries
-// that name it: that is a rotation, and rotated says so.
-func (s *Store) SetCredential(ctx context.Context, organization, name, kind string, seal SealFunc) (uuid string, rotated bool, err error) {
+// that name it: that is a rotation, and rotated says so. A new one gets wanted for its uuid (that of one that was removed,
+// so that the deliveries which name it heal), or, when that is empty, a random one.
+func (s *Store) SetCredential(ctx context.Context, organization, name, kind, wanted string, seal SealFunc) (uuid string, rotated bool, err error) {
 	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, s.sql(lockCredentialSQL), organization, name).Scan(&uuid)
 		rotated = err == nil
-		if errors.Is(err, pgx.ErrNoRows) {
+		switch {
+		case errors.Is(err, pgx.ErrNoRows) && wanted != "":
+			uuid = wanted
+		case errors.Is(err, pgx.ErrNoRows):
 			err = tx.QueryRow(ctx, newUUIDSQL).Scan(&uuid)
-		}
-		if err != nil {
+			if err != nil {
+				return err
+			}
+		case err != nil:
 			return err
+		case wanted != "" && wanted != uuid:
+			return fmt.Errorf("this credential has the uuid %s", uuid)
 		}
 		sealed, err := seal(uuid, organization)
 		if err != nil {

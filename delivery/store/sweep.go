@@ -71,10 +71,14 @@ WITH page AS MATERIALIZED (
 ), promoted AS (
     -- A job that is there and only was not promoted in time (many came due at once, or the leader is gone) is promoted
     -- here: a second one beside it would multiply the backlog.
+    -- SKIP LOCKED: the leader may be at it right now.
     UPDATE {schema}.river_job j
-       SET state = 'available', scheduled_at = least(j.scheduled_at, g.scheduled_for)
-      FROM judged g
-     WHERE g.verdict = 'unpromoted' AND j.id = g.job AND j.state IN ('scheduled', 'retryable')
+       SET state = 'available', scheduled_at = least(j.scheduled_at, l.due)
+      FROM (SELECT k.id, g.scheduled_for AS due
+              FROM judged g
+             CROSS JOIN LATERAL (SELECT k.id, k.state FROM {schema}.river_job k WHERE k.id = g.job OFFSET 0 FOR UPDATE SKIP LOCKED) k
+             WHERE g.verdict = 'unpromoted' AND k.state IN ('scheduled', 'retryable')) l
+     WHERE j.id = l.id
     RETURNING j.id
 ), locked AS (
     SELECT d.id

@@ -296,7 +296,7 @@ CREATE TRIGGER deliveries_end
 REVOKE ALL ON FUNCTION {{.schema}}.deliveries_enqueue(), {{.schema}}.deliveries_rearm() FROM PUBLIC;
 
 -- River's table lives by updates and deletes: vacuum it by what died, not by a fifth of its size.
-ALTER TABLE {{.schema}}.river_job SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE {{.schema}}.river_job SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.02);
 
 INSERT INTO {{.schema}}.schema_migrations (version, name, oldest_program) VALUES (1, 'deliveries', 1);
 

@@ -49,7 +49,7 @@ type Config struct {
 	Policy                delivery.Policy
 	SweepInterval         time.Duration
 	Headers               delivery.HeaderRules
-	Guard                 *egress.Guard       // where requests may go
+	Egress                egress.Config       // where requests may go; the database's addresses are added to Never
 	Keys                  *credential.Keyring // that credentials and signing secrets are sealed under
 	LogRequests           bool
 	MaxPayload            int
@@ -224,7 +224,7 @@ func (n *Node) checkSchema(ctx context.Context) error {
 func (n *Node) deliver(ctx context.Context) error {
 	w := worker.New(worker.Config{
 		Store:      store.New(n.pools.batches, n.Schema),
-		Transport:  egress.NewTransport(n.Guard),
+		Transport:  egress.NewTransport(n.newGuard(ctx)),
 		Log:        n.Log,
 		Node:       n.ID,
 		Policy:     n.Policy,

@@ -81,7 +81,7 @@ func config(t testing.TB, db *pgtest.DB) node.Config {
 		},
 		SweepInterval: time.Second, MaxPayload: 1 << 20,
 		Headers: delivery.HeaderRules{Prefix: "X-Riverhook-"},
-		Guard:   egress.NewGuard(egress.Config{Allow: allowLoopback()}), // where the receivers are
+		Egress:  egress.Config{Allow: allowLoopback()}, // where the receivers are
 		Keys:    new(credential.Keyring),
 	}
 }

@@ -39,7 +39,7 @@ func setCredential(t testing.TB, db *pgtest.DB, ring *credential.Keyring, organi
 	t.Helper()
 	parsed, err := credential.Parse(kind, header, []byte(secret))
 	require.NoError(t, err)
-	uuid, _, err := store.New(db.Pool, db.Schema).SetCredential(context.Background(), organization, name, string(kind), func(uuid, organization string) ([]byte, error) {
+	uuid, _, err := store.New(db.Pool, db.Schema).SetCredential(context.Background(), organization, name, string(kind), "", func(uuid, organization string) ([]byte, error) {
 		return ring.Seal(parsed.Encode(), uuid, organization)
 	})
 	require.NoError(t, err)
@@ -225,6 +225,29 @@ func TestEchoedSecrets(t *testing.T) {
 	}
 }
 
+// A credential in a header that is otherwise logged is not; and none goes out in a header of ours.
+func TestCredentialInAnOddHeader(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	ring := keys(t, 1)
+	r := newReceiver(t, nil)
+	var log lockedBuffer
+	c := config(t, db)
+	c.Keys, c.LogRequests, c.Log = ring, true, slog.New(slog.NewJSONHandler(&log, nil))
+	c.Headers.Prefix = "X-Dograh-"
+	start(t, c)
+	agent := setCredential(t, db, ring, "default", "agent", credential.TypeCustomHeader, "User-Agent", "hunter2agent")
+	id := insert(t, db, r.URL, "credential_uuid", agent)
+	eventually(t, db, "succeeded", `SELECT status FROM riverhook.deliveries WHERE id = $1`, id)
+	assert.Equal(t, "hunter2agent", r.all()[0].header.Get("User-Agent"))
+	own := setCredential(t, db, ring, "default", "own", credential.TypeCustomHeader, "X-Dograh-Workflow-Run-Id", "hunter2own")
+	id = insert(t, db, r.URL, "credential_uuid", own, "max_attempts", 1)
+	eventually(t, db, "dead_letter", `SELECT status FROM riverhook.deliveries WHERE id = $1`, id)
+	assert.Equal(t, []string{"0.1 transient credential"}, ledger(t, db, id))
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "delivery dead-lettered") }, 10*time.Second, time.Millisecond)
+	assert.NotContains(t, log.String(), "hunter2")
+}
+
 // lockedBuffer is a log that is read while it is written.
 type lockedBuffer struct {
 	mu sync.Mutex
@@ -264,7 +287,7 @@ func TestBlocked(t *testing.T) {
 	_, port, err := net.SplitHostPort(trap.Addr().String())
 	require.NoError(t, err)
 	c := config(t, db)
-	c.Guard = egress.NewGuard(egress.Config{})
+	c.Egress = egress.Config{}
 	start(t, c)
 	hosts := []string{"127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "127.1", "2130706433", "①②⑦.⓪.⓪.①", "10.0.0.1", "169.254.169.254", "[fd00::1]"}
 	ids := make(map[string]int64)
@@ -285,16 +308,23 @@ func TestBlocked(t *testing.T) {
 func TestOwnAddressesAreNeverReached(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
+	database, err := url.Parse(db.URL)
+	require.NoError(t, err)
 	r := newReceiver(t, nil)
 	own, err := url.Parse(r.URL)
 	require.NoError(t, err)
 	c := config(t, db)
-	c.Guard = egress.NewGuard(egress.Config{Allow: allowLoopback(), Never: addrPorts(t, own.Host)})
+	c.Egress = egress.Config{Allow: allowLoopback(), Never: addrPorts(t, own.Host)}
 	start(t, c)
 	id := insert(t, db, r.URL)
 	eventually(t, db, "dead_letter", `SELECT status FROM riverhook.deliveries WHERE id = $1`, id)
 	assert.Equal(t, []string{"0.1 permanent blocked"}, ledger(t, db, id))
 	assert.Zero(t, r.count())
+	for _, host := range []string{"127.0.0.1", "127.0.0.2", "localhost"} {
+		id = insert(t, db, "http://"+host+":"+database.Port()+"/")
+		eventually(t, db, "dead_letter", `SELECT status FROM riverhook.deliveries WHERE id = $1`, id)
+		assert.Equal(t, []string{"0.1 permanent blocked"}, ledger(t, db, id), host)
+	}
 }
 
 func addrPorts(t testing.TB, hostPort string) []netip.AddrPort {
