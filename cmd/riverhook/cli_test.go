@@ -178,8 +178,8 @@ func TestHelp(t *testing.T) {
 	assert.Contains(t, help("--help"), `Exit codes: 0 done; 1 failed, or something named was not changed; 2 wrong usage or setting; 3 "send --wait" is still pending.`)
 	assert.Equal(t, help("version"), help("--version"))
 	assert.Regexp(t, `^riverhook \S+$`, help("--version"))
-	for command, shows := range map[string]bool{"list": true, "replay": true, "retry": false, "cancel": false} {
-		assert.Equal(t, shows, strings.Contains(help("deliveries", command, "--help"), "--status"), command)
+	for command, status := range map[string]string{"list": "--status=STATUS", "replay": "--status=STATUS", "retry": "--status=pending", "cancel": "--status=pending"} {
+		assert.Contains(t, help("deliveries", command, "--help"), status)
 	}
 	list := help("deliveries", "list", "--help")
 	assert.Contains(t, list, "--limit=LIMIT At most so many, up to 1000 (default 50).")
@@ -212,4 +212,16 @@ func TestShowWarnsOfHeaders(t *testing.T) {
 			assert.Contains(t, shown.out, want)
 		}
 	}
+}
+
+// All that is pending can be meant, by saying so.
+func TestStatusPending(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, scheduled_for) SELECT 'http://a/', now() + interval '1 hour' FROM generate_series(1, 3)`)
+	retried := on(t, db.URL, "deliveries", "retry", "--status", "pending", "--yes")
+	assert.Equal(t, ran{0, "retried 3 deliveries\n", ""}, retried)
+	canceled := on(t, db.URL, "deliveries", "cancel", "--status=pending", "--yes", "--json")
+	assert.Equal(t, ran{0, `{"canceled":3}` + "\n", ""}, canceled)
+	assert.Equal(t, 3, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.deliveries WHERE status = 'canceled'`))
 }

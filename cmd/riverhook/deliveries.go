@@ -557,22 +557,40 @@ type actionFlags struct {
 	JSON   bool     `name:"json" help:"Print one JSON object."`
 }
 
-type retryCmd struct{ actionFlags }
+// pendingFlag is --status of what changes pending deliveries only: with it, all of them can be meant.
+type pendingFlag struct {
+	Status string `enum:"pending," default:"" placeholder:"pending" help:"Only pending deliveries are changed; with --status pending and no other filter, all of them."`
+}
+
+func (f pendingFlag) statuses() []delivery.Status {
+	if f.Status == "" {
+		return nil
+	}
+	return []delivery.Status{delivery.StatusPending}
+}
+
+type retryCmd struct {
+	actionFlags
+	pendingFlag
+}
 
 func (cmd *retryCmd) Run(ctx context.Context, c console) error {
 	return cmd.run(ctx, c, action{
-		kind: store.ActionRetry, verb: "retry", past: "retried",
+		kind: store.ActionRetry, verb: "retry", past: "retried", statuses: cmd.statuses(),
 		do: func(ctx context.Context, st *store.Store, f store.Filter, progress func(int)) (store.Result, error) {
 			return st.Retry(ctx, f, progress)
 		},
 	})
 }
 
-type cancelCmd struct{ actionFlags }
+type cancelCmd struct {
+	actionFlags
+	pendingFlag
+}
 
 func (cmd *cancelCmd) Run(ctx context.Context, c console) error {
 	return cmd.run(ctx, c, action{
-		kind: store.ActionCancel, verb: "cancel", past: "canceled",
+		kind: store.ActionCancel, verb: "cancel", past: "canceled", statuses: cmd.statuses(),
 		do: func(ctx context.Context, st *store.Store, f store.Filter, progress func(int)) (store.Result, error) {
 			return st.Cancel(ctx, f, progress)
 		},
@@ -607,7 +625,7 @@ func (cmd *replayCmd) Run(ctx context.Context, c console) error {
 type action struct {
 	kind        store.Action
 	verb, past  string
-	statuses    []delivery.Status // of a replay, where --status names some
+	statuses    []delivery.Status // where --status names some
 	endpointURL string            // of a replay, where they go instead
 	do          func(context.Context, *store.Store, store.Filter, func(int)) (store.Result, error)
 }
@@ -698,14 +716,10 @@ func (f *actionFlags) selection(a action) (store.Filter, error) {
 	filters := f.filterFlags != filterFlags{}
 	switch {
 	case len(f.IDs) == 0 && len(a.statuses) == 0 && !filters:
-		names := "--organization, --run, --origin, --endpoint and --since"
-		if a.kind == store.ActionReplay {
-			names = "--status, " + names
-		}
-		return filter, fmt.Errorf("%s which deliveries? Name them by id, or give at least one of %s", a.verb, names)
+		return filter, fmt.Errorf("%s which deliveries? Name them by id, or give at least one of --status, --organization, --run, --origin, --endpoint and --since", a.verb)
 	case len(f.IDs) > 0 && filters: // with ids, --status is how a delivery that succeeded is replayed
 		return filter, errors.New("either ids or a filter, not both")
-	case slices.Contains(a.statuses, delivery.StatusPending):
+	case a.kind == store.ActionReplay && slices.Contains(a.statuses, delivery.StatusPending):
 		return filter, errors.New("--status pending: a pending delivery is not over yet: retry or cancel it")
 	}
 	for _, name := range f.IDs {

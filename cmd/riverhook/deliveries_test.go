@@ -360,7 +360,7 @@ func TestDeliveriesUsage(t *testing.T) {
 	db := standings(t)
 	rows := pgtest.Column[string](t, db, `SELECT d::text FROM riverhook.deliveries d ORDER BY id`)
 	for args, want := range map[string]string{
-		"retry":                                "at least one of --organization",
+		"retry":                                "at least one of --status, --organization",
 		"replay":                               "at least one of --status, --organization",
 		"cancel --yes":                         "cancel which deliveries?",
 		"replay --dry-run":                     "replay which deliveries?",
@@ -369,8 +369,8 @@ func TestDeliveriesUsage(t *testing.T) {
 		"replay 4 --organization acme":         "either ids or a filter",
 		"cancel 1 --since 1h":                  "either ids or a filter",
 		"replay 4 --status pending":            "a pending delivery is not over yet",
-		"cancel --status succeeded --yes":      "unknown flag --status",
-		"retry --status pending --yes":         "unknown flag --status",
+		"cancel --status succeeded --yes":      "--status must be one of",
+		"retry --status dead_letter --yes":     "--status must be one of",
 		"list --origin 127.0.0.1:18999":        "--origin: scheme, host and port only, such as https://example.com",
 		"list --origin http://h/path":          "--origin: scheme, host and port only",
 		"replay --origin http://h?x --yes":     "--origin: scheme, host and port only",
