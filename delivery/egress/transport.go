@@ -11,8 +11,10 @@ import (
 // MaxResponseHeaderBytes bounds the headers of a response: a larger one is a protocol failure.
 const MaxResponseHeaderBytes = 64 << 10
 
-// idlePerOrigin bounds the connections that are kept open to one origin between attempts.
-const idlePerOrigin = 256
+// idlePerOrigin and idleInAll bound the connections that are kept open between attempts, to one origin and altogether. A
+// backlog goes to its receiver by the hundreds at a time: with 256, most of its connections were closed and dialled anew,
+// which cost a fifth of the throughput and a quarter of the CPU time.
+const idlePerOrigin, idleInAll = 1000, 4000
 
 // connectTimeout bounds connecting, and then the TLS handshake. net/http lets both go on when the request that asked for
 // them is over, for the sake of the next one: without a bound of their own, a receiver that does not answer would keep a
@@ -45,7 +47,7 @@ func NewTransport(guard *Guard, options ...Option) *http.Transport {
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    idlePerOrigin,
-		MaxIdleConns:           4 * idlePerOrigin,
+		MaxIdleConns:           idleInAll,
 		IdleConnTimeout:        30 * time.Second,
 		MaxResponseHeaderBytes: MaxResponseHeaderBytes,
 	}
