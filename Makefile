@@ -51,6 +51,7 @@ $(LINT):
 # The tests come last, so that what CI prints ends with their summary.
 .PHONY: check
 check: build vet fmt lint ## all that CI checks; needs a C compiler
+	go test -count=1 -run Allocates ./delivery/credential
 	@$(DEVPG) env CGO_ENABLED=1 go test -race -shuffle=on -count=1 -timeout 12m $(TESTFLAGS) ./...
 
 .PHONY: demo

@@ -112,7 +112,7 @@ func Decide(d *Delivery, o Observation, p Policy, now time.Time, jitter float64)
 	}
 	// Abandoned attempts do not use up the allowance, and do not stretch the delay.
 	made := d.Attempt() - d.AbandonedTotal
-	if made >= d.maxAttempts(p) {
+	if made >= d.MaxAttemptsUnder(p) {
 		return Decision{Outcome: OutcomeTransient, Failure: kind, Status: StatusDeadLetter, Error: o.Error}
 	}
 	return Decision{
@@ -138,15 +138,13 @@ func decideAbandoned(d *Delivery, o Observation, p Policy, jitter float64) Decis
 	return decision
 }
 
-func (d *Delivery) maxAttempts(p Policy) int {
+// MaxAttemptsUnder is how many attempts d has under p: its own number, or else the policy's.
+func (d *Delivery) MaxAttemptsUnder(p Policy) int {
 	if d.MaxAttempts > 0 {
 		return d.MaxAttempts
 	}
 	return p.MaxAttempts
 }
-
-// MaxAttemptsUnder is how many attempts d has under p: its own number, or else the policy's.
-func (d *Delivery) MaxAttemptsUnder(p Policy) int { return d.maxAttempts(p) }
 
 // Delay is the time between attempt (from 1 on) and the next: min(max(base * 2^(attempt-1) with jitter, retryAfter), max).
 func (p Policy) Delay(attempt int, retryAfter time.Duration, jitter float64) time.Duration {

@@ -144,6 +144,7 @@ type credentialsRmCmd struct {
 	databaseFlags
 	tenantFlag
 	Name string `required:"" help:"Its name within the organization."`
+	JSON bool   `name:"json" help:"Print one JSON object."`
 }
 
 // Run removes it.
@@ -156,12 +157,18 @@ func (cmd *credentialsRmCmd) Run(ctx context.Context, c console) error {
 		if !removed {
 			return fmt.Errorf("there is no credential %q in organization %q", cmd.Name, cmd.Organization)
 		}
+		if cmd.JSON {
+			return printJSON(c.out, map[string]string{"removed": cmd.Name})
+		}
 		_, err = fmt.Fprintf(c.out, "removed credential %s\n", printable(cmd.Name))
 		return err
 	})
 }
 
-type credentialsResealCmd struct{ databaseFlags }
+type credentialsResealCmd struct {
+	databaseFlags
+	JSON bool `name:"json" help:"Print one JSON object."`
+}
 
 // Run seals everything under the first key. What cannot be opened is named, and left as it is.
 func (cmd *credentialsResealCmd) Run(ctx context.Context, c console) error {
@@ -191,7 +198,14 @@ func (cmd *credentialsResealCmd) Run(ctx context.Context, c console) error {
 			}
 			done++
 		}
-		_, _ = fmt.Fprintf(c.out, "resealed %d, already under the first key %d, failed %d\n", done, current, failed)
+		if cmd.JSON {
+			err = printJSON(c.out, map[string]int{"resealed": done, "current": current, "failed": failed})
+		} else {
+			_, err = fmt.Fprintf(c.out, "resealed %d, already under the first key %d, failed %d\n", done, current, failed)
+		}
+		if err != nil {
+			return err
+		}
 		if failed > 0 {
 			return exitError(exitFailed)
 		}

@@ -85,8 +85,12 @@ func TestCredentialsCommand(t *testing.T) {
 	assert.Empty(t, stdout)
 	assert.Zero(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.credentials c WHERE encode(sealed, 'escape') LIKE '%hunter%' OR c::text LIKE '%hunter%'`))
 
-	_, _, code = call(t, env, "credentials", "rm", "--name", "crm")
+	stdout, _, code = call(t, env, "credentials", "reseal", "--json")
 	assert.Equal(t, 0, code)
+	assert.JSONEq(t, `{"resealed":0,"current":1,"failed":0}`, stdout)
+	stdout, _, code = call(t, env, "credentials", "rm", "--name", "crm", "--json")
+	assert.Equal(t, 0, code)
+	assert.JSONEq(t, `{"removed":"crm"}`, stdout)
 	_, stderr, code = call(t, env, "credentials", "rm", "--name", "crm")
 	assert.Equal(t, 1, code)
 	assert.Contains(t, stderr, "there is no credential")

@@ -577,9 +577,7 @@ type retryCmd struct {
 func (cmd *retryCmd) Run(ctx context.Context, c console) error {
 	return cmd.run(ctx, c, action{
 		kind: store.ActionRetry, verb: "retry", past: "retried", statuses: cmd.statuses(),
-		do: func(ctx context.Context, st *store.Store, f store.Filter, progress func(int)) (store.Result, error) {
-			return st.Retry(ctx, f, progress)
-		},
+		do: (*store.Store).Retry,
 	})
 }
 
@@ -591,9 +589,7 @@ type cancelCmd struct {
 func (cmd *cancelCmd) Run(ctx context.Context, c console) error {
 	return cmd.run(ctx, c, action{
 		kind: store.ActionCancel, verb: "cancel", past: "canceled", statuses: cmd.statuses(),
-		do: func(ctx context.Context, st *store.Store, f store.Filter, progress func(int)) (store.Result, error) {
-			return st.Cancel(ctx, f, progress)
-		},
+		do: (*store.Store).Cancel,
 	})
 }
 
@@ -615,7 +611,7 @@ func (cmd *replayCmd) Validate() error {
 func (cmd *replayCmd) Run(ctx context.Context, c console) error {
 	return cmd.run(ctx, c, action{
 		kind: store.ActionReplay, verb: "replay", past: "replayed", statuses: cmd.Status, endpointURL: cmd.EndpointURL,
-		do: func(ctx context.Context, st *store.Store, f store.Filter, progress func(int)) (store.Result, error) {
+		do: func(st *store.Store, ctx context.Context, f store.Filter, progress func(int)) (store.Result, error) {
 			return st.Replay(ctx, f, cmd.EndpointURL, progress)
 		},
 	})
@@ -627,7 +623,7 @@ type action struct {
 	verb, past  string
 	statuses    []delivery.Status // where --status names some
 	endpointURL string            // of a replay, where they go instead
-	do          func(context.Context, *store.Store, store.Filter, func(int)) (store.Result, error)
+	do          func(*store.Store, context.Context, store.Filter, func(int)) (store.Result, error)
 }
 
 // foretell says how many deliveries it would change, by status between before and after, and where to.
@@ -683,7 +679,7 @@ func (f *actionFlags) run(ctx context.Context, c console, a action) error {
 		}
 	}
 	progress, clearProgress := progressOf(c, a)
-	result, err := a.do(ctx, st, filter, progress)
+	result, err := a.do(st, ctx, filter, progress)
 	clearProgress()
 	if err != nil {
 		err = explainDatabaseError(err, "support")

@@ -22,18 +22,14 @@ type Querier interface {
 
 // Store runs riverhook's statements in one schema.
 type Store struct {
-	db     *pgxpool.Pool
-	schema string // as it was given
-	names  *strings.Replacer
+	db    *pgxpool.Pool
+	names *strings.Replacer
 }
 
 // New is a store on the pool's database. It does not connect.
 func New(pool *pgxpool.Pool, schema string) *Store {
-	return &Store{db: pool, schema: schema, names: schemaNames(schema)}
+	return &Store{db: pool, names: schemaNames(schema)}
 }
-
-// Schema is the name of the schema.
-func (s *Store) Schema() string { return s.schema }
 
 // sql puts the schema's name into a statement.
 func (s *Store) sql(statement string) string { return s.names.Replace(statement) }

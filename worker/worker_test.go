@@ -1,0 +1,144 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/riverqueue/river"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/store"
+	"github.com/riverhook/riverhook/migrations/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// onDatabase is a worker with a store, which sends through transport.
+func onDatabase(t *testing.T, db *pgtest.DB, transport http.RoundTripper) *Worker {
+	t.Helper()
+	w := New(Config{
+		Store: store.New(db.Pool, db.Schema), Transport: transport, Log: slog.New(slog.DiscardHandler), Node: "me",
+		Policy: delivery.DefaultPolicy(), Headers: testHeaders(), Timeout: ample, Lease: 2 * time.Minute, MaxPayload: 1 << 20,
+	})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		w.Close(ctx)
+	})
+	return w
+}
+
+func jobOf(id, claim int64) *river.Job[delivery.JobArgs] {
+	return &river.Job[delivery.JobArgs]{Args: delivery.JobArgs{DeliveryID: id, Claim: claim}}
+}
+
+const (
+	insertSQL = `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://receiver.example/') RETURNING id`
+	// standingSQL: status, generation, who has claimed it, and the jobs of this generation.
+	standingSQL = `SELECT concat_ws(' ', d.status, d.claim, coalesce(d.claimed_by, '-'),
+		(SELECT count(*) FROM riverhook.river_job j WHERE j.unique_key = riverhook.delivery_job_key(d.id, d.claim))) FROM riverhook.deliveries d WHERE id = $1`
+)
+
+// never is a receiver that must not be reached.
+func never(t *testing.T) http.RoundTripper {
+	return roundTrip(func(*http.Request) (*http.Response, error) {
+		t.Error("it was sent")
+		return nil, errors.New("not here")
+	})
+}
+
+// A claim of unknown outcome was committed. Until it is released, its job does not claim again: the second claim would have
+// the fence that the release names.
+func TestUnknownClaimIsNotRepeatedBeforeItsRelease(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	w := onDatabase(t, db, never(t))
+	id := pgtest.Scalar[int64](t, db, insertSQL)
+	ctx := context.Background()
+	tx, err := db.Pool.Begin(ctx)
+	require.NoError(t, err)
+	_, err = tx.Exec(ctx, `SELECT FROM riverhook.deliveries WHERE id = $1 FOR UPDATE`, id) // holds the release up
+	require.NoError(t, err)
+	w.releaseUnknown([]delivery.JobArgs{{DeliveryID: id}})
+	_, err = tx.Exec(ctx, `UPDATE riverhook.deliveries SET claim = 1, claimed_by = 'me', leased_until = now() + interval '1 minute' WHERE id = $1`, id)
+	require.NoError(t, err)
+	var snoozed *river.JobSnoozeError
+	require.ErrorAs(t, w.Work(ctx, jobOf(id, 0)), &snoozed)
+	require.ErrorAs(t, w.Work(ctx, jobOf(id, 1)), &snoozed, "nor does any other of its jobs")
+	require.NoError(t, tx.Commit(ctx))
+	require.Eventually(t, func() bool { return !w.isUnresolved(id) }, time.Minute, time.Millisecond)
+	require.NoError(t, w.Work(ctx, jobOf(id, 0)))
+}
+
+// The release of a committed claim gives the row a new generation and a job, and takes the mark away.
+func TestReleaseOfAnUnknownClaim(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	w := onDatabase(t, db, never(t))
+	id := pgtest.Scalar[int64](t, db, insertSQL)
+	db.Exec(t, `UPDATE riverhook.deliveries SET claim = 1, claimed_by = 'me', leased_until = now() + interval '1 minute' WHERE id = $1`, id)
+	w.releaseUnknown([]delivery.JobArgs{{DeliveryID: id}, {DeliveryID: id + 1}})
+	require.Eventually(t, func() bool { return !w.isUnresolved(id) && !w.isUnresolved(id+1) }, time.Minute, time.Millisecond)
+	assert.Equal(t, "pending 2 - 1", pgtest.Scalar[string](t, db, standingSQL, id))
+	require.NoError(t, w.Work(context.Background(), jobOf(id, 0)), "the old job has nothing to do")
+}
+
+// An attempt begins within half of (lease - timeout) after its claim went out, or not at all: it must end before its lease.
+func TestAttemptDoesNotBeginLate(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	w := onDatabase(t, db, never(t))
+	margin := (w.lease - w.timeout) / 2
+	require.Equal(t, 30*time.Second, margin)
+	for age, want := range map[time.Duration]bool{0: true, margin - 10*time.Second: true, margin + time.Millisecond: false, time.Hour: false} {
+		_, _, ok := w.enter(context.Background(), &claim{delivery: &delivery.Delivery{}, sent: time.Now().Add(-age)})
+		assert.Equal(t, want, ok, age)
+	}
+}
+
+// Told to stop at once: what was not sent is released, for another node; what may have been is left to its lease.
+func TestInterruptedAttempts(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	reached := make(chan struct{}, 1)
+	server := receiver(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // only then does the server notice that the client is gone
+		reached <- struct{}{}
+		<-r.Context().Done()
+	})
+	id := pgtest.Scalar[int64](t, db, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ($1) RETURNING id`, server.URL)
+	ctx, stop := context.WithCancelCause(context.Background())
+	errStop := errors.New("stop")
+	done := make(chan error, 1)
+	sending := onDatabase(t, db, openTransport(t))
+	go func() { done <- sending.Work(ctx, jobOf(id, 0)) }()
+	<-reached
+	stop(errStop)
+	require.ErrorIs(t, <-done, errStop)
+	sending.background.Wait() // a release, if there were one
+	assert.Equal(t, "pending 1 me 0", pgtest.Scalar[string](t, db, standingSQL, id), "it may have arrived: the lease runs out")
+
+	var dialled atomic.Bool
+	ctx, stop = context.WithCancelCause(context.Background())
+	w := onDatabase(t, db, roundTrip(func(r *http.Request) (*http.Response, error) {
+		dialled.Store(true)
+		stop(errStop)
+		<-r.Context().Done()
+		return nil, r.Context().Err() // without a connection
+	}))
+	id = pgtest.Scalar[int64](t, db, insertSQL)
+	require.ErrorIs(t, w.Work(ctx, jobOf(id, 0)), errStop)
+	assert.True(t, dialled.Load())
+	require.Eventually(t, func() bool {
+		return pgtest.Scalar[string](t, db, standingSQL, id) == "pending 2 - 1"
+	}, time.Minute, time.Millisecond, "nothing went out: it is due again at once")
+	assert.Zero(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.attempts`))
+}
