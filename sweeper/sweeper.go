@@ -24,6 +24,8 @@ const (
 	Timeout = 10 * time.Minute
 	// pageTimeout bounds one page.
 	pageTimeout = 30 * time.Second
+	// The first unpacedPages of a sweep follow each other at once, then there are pauses of up to maxRest: see rest.
+	unpacedPages, maxRest = 5, time.Second
 )
 
 // ErrRunning says that another sweep is running: there is no need for a second.
@@ -84,10 +86,14 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 		total.Requeued += requeued
 		s.reclaimed(ctx, &total, reclaimed)
 	}
-	for page := (store.SweepPage{}); !page.Last; {
+	for page, n := (store.SweepPage{}), 1; !page.Last; n++ {
+		started := time.Now()
 		page, err = s.page(ctx, page.Next)
 		if err != nil {
 			return total, fmt.Errorf("sweeper: %w", err)
+		}
+		if !page.Last && !wait(ctx, rest(n, page, time.Since(started))) {
+			return total, fmt.Errorf("sweeper: %w", context.Cause(ctx))
 		}
 		total.Overdue += page.Seen
 		total.Requeued += page.Requeued
@@ -98,6 +104,27 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 		s.reclaimed(ctx, &total, page.Reclaimed)
 	}
 	return total, nil
+}
+
+// rest is the pause after the n-th page, which took that long. A large backlog whose jobs are all there needs no sweep, and
+// going through it takes from the workers what they work it off with: it gets a tenth of one connection's time. There is no
+// pause on the first pages, nor where anything was amiss.
+func rest(n int, page store.SweepPage, took time.Duration) time.Duration {
+	if n < unpacedPages || page.Requeued+page.Skipped+len(page.Reclaimed) > 0 {
+		return 0
+	}
+	return min(9*took, maxRest)
+}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
 }
 
 func (s *Sweeper) ended(ctx context.Context) ([]store.Attempt, int, bool, error) {

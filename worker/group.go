@@ -11,20 +11,21 @@ type group[In, Out any] struct {
 	lanes int              // flushes under way at a time
 
 	mu      sync.Mutex
-	waiting []member[In, Out]
+	waiting []In
+	answers []chan Out // of those waiting, in their order
 	flying  int
-}
-
-type member[In, Out any] struct {
-	in  In
-	out chan<- Out
+	idle    sync.Pool // channels without a reader or a writer
 }
 
 // do hands in to a flush and returns its result.
 func (g *group[In, Out]) do(in In) Out {
-	out := make(chan Out, 1)
+	out, _ := g.idle.Get().(chan Out)
+	if out == nil {
+		out = make(chan Out, 1)
+	}
 	g.mu.Lock()
-	g.waiting = append(g.waiting, member[In, Out]{in, out})
+	g.waiting = append(g.waiting, in)
+	g.answers = append(g.answers, out)
 	start := g.flying < g.lanes
 	if start {
 		g.flying++
@@ -33,7 +34,9 @@ func (g *group[In, Out]) do(in In) Out {
 	if start {
 		go g.fly()
 	}
-	return <-out
+	result := <-out
+	g.idle.Put(out)
+	return result
 }
 
 // fly flushes until nobody waits.
@@ -46,16 +49,14 @@ func (g *group[In, Out]) fly() {
 			g.mu.Unlock()
 			return
 		}
-		batch := g.waiting[:n:n]
-		g.waiting = g.waiting[n:]
+		batch, answers := g.waiting[:n:n], g.answers[:n:n]
+		// What waits on moves to arrays of its own: those of the batch end with it.
+		g.waiting = append(make([]In, 0, max(len(g.waiting)-n, n)), g.waiting[n:]...)
+		g.answers = append(make([]chan Out, 0, max(len(g.answers)-n, n)), g.answers[n:]...)
 		g.mu.Unlock()
 
-		ins := make([]In, n)
-		for i := range batch {
-			ins[i] = batch[i].in
-		}
-		for i, out := range g.flush(ins) {
-			batch[i].out <- out
+		for i, out := range g.flush(batch) {
+			answers[i] <- out
 		}
 	}
 }

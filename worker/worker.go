@@ -101,11 +101,23 @@ func New(c Config) *Worker {
 	return w
 }
 
-// Timeout is River's limit for one job: the attempt's, and time to claim before it. What comes after it has its own.
-func (w *Worker) Timeout(*river.Job[delivery.JobArgs]) time.Duration { return JobTimeout(w.timeout) }
+// Timeout is River's limit for one job. It is none while the job is worked: claim, attempt and record have limits of their
+// own, and River's would cost a goroutine and three timers for each. River's rescuer, which asks about jobs that are older
+// than RescueAfter, must not take them for endless, or it would keep what a killed node left behind.
+func (w *Worker) Timeout(job *river.Job[delivery.JobArgs]) time.Duration {
+	if job.AttemptedAt != nil && time.Since(*job.AttemptedAt) < RescueAfter(w.timeout) {
+		return -1
+	}
+	return JobTimeout(w.timeout)
+}
 
 // JobTimeout is how long a job with attempts of that timeout may run.
 func JobTimeout(attempt time.Duration) time.Duration { return attempt + 30*time.Second }
+
+// RescueAfter is the age from which River takes a running job with attempts of that timeout for lost.
+func RescueAfter(attempt time.Duration) time.Duration {
+	return max(150*time.Second, JobTimeout(attempt)+time.Minute)
+}
 
 // Close waits until what the worker began in the background is done, or ctx is, and ends it.
 func (w *Worker) Close(ctx context.Context) {
@@ -163,6 +175,7 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 	}
 	attempt := store.Attempt{
 		Fence:      c.delivery.Fence(),
+		Job:        job.ID,
 		Round:      c.delivery.Round,
 		Number:     c.delivery.Attempt(),
 		Started:    started,
@@ -300,9 +313,23 @@ type record struct {
 	err     error
 }
 
+// done says that trying again is of no use.
+func (r *record) done() bool {
+	return r.err == nil && r.verdict != store.RecordBusy || store.IsRowError(r.err)
+}
+
 // record writes an outcome, again until it is written, its claim is lost, or the lease has ended, and logs it. The outcome
 // is never thrown away for a fault of the database: then the row stays claimed, and the sweep takes it back.
 func (w *Worker) record(ctx context.Context, c *claim, attempt store.Attempt, dropped []string) {
+	r := w.records.do(attempt)
+	if !r.done() {
+		r = w.recordAgain(ctx, c, attempt, r)
+	}
+	w.logAttempt(ctx, c.delivery, &attempt, r, dropped)
+}
+
+// recordAgain goes on after r, which was not the end of it.
+func (w *Worker) recordAgain(ctx context.Context, c *claim, attempt store.Attempt, r record) record {
 	deadline, cancel := context.WithDeadline(w.life, c.sent.Add(w.lease))
 	defer cancel()
 	// Told to stop at once, it tries for stopGrace more. (A job that merely ran into River's timeout goes on.)
@@ -311,16 +338,10 @@ func (w *Worker) record(ctx context.Context, c *claim, attempt store.Attempt, dr
 			time.AfterFunc(stopGrace, cancel)
 		}
 	})()
-
-	var r record
-	for delay := minDelay; ; delay = min(2*delay, maxDelay) {
+	for delay := minDelay; !r.done() && sleep(deadline, delay); delay = min(2*delay, maxDelay) {
 		r = w.records.do(attempt)
-		done := r.err == nil && r.verdict != store.RecordBusy || store.IsRowError(r.err)
-		if done || !sleep(deadline, delay) {
-			break
-		}
 	}
-	w.logAttempt(ctx, c.delivery, &attempt, r, dropped)
+	return r
 }
 
 // flushRecords tries once. A batch that fails because of what one row holds is split until that one is alone.
@@ -357,7 +378,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // logAttempt is the one log line of an attempt.
 func (w *Worker) logAttempt(ctx context.Context, d *delivery.Delivery, a *store.Attempt, r record, dropped []string) {
 	decision := a.Decision
-	attrs := []slog.Attr{
+	attrs := append(make([]slog.Attr, 0, 14),
 		slog.Int64("delivery_id", d.ID),
 		slog.String("organization_id", d.OrganizationID),
 		slog.String("workflow_run_id", d.WorkflowRunID),
@@ -367,7 +388,7 @@ func (w *Worker) logAttempt(ctx context.Context, d *delivery.Delivery, a *store.
 		slog.String("outcome", string(decision.Outcome)),
 		slog.String("endpoint_origin", d.Origin),
 		slog.String("duration", a.Duration.Round(10*time.Microsecond).String()),
-	}
+	)
 	if a.StatusCode != 0 {
 		attrs = append(attrs, slog.Int("status", a.StatusCode))
 	}

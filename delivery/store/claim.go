@@ -2,8 +2,8 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -71,19 +71,19 @@ SELECT t.n, t.id, t.delivery_uuid::text, t.organization_id, coalesce(t.workflow_
        CASE WHEN t.attempt_count > 0 THEN
            (SELECT count(*) FROM {schema}.attempts a WHERE a.delivery_id = t.id AND a.round = t.round AND a.outcome = 'abandoned')
        ELSE 0 END AS abandoned_total,
-       -- What did not fit into the batch. Where there is such a row, at least one was taken.
-       (SELECT array_agg(s.n) FROM sized s WHERE s.bytes_before >= $6) AS deferred,
-       coalesce(c.type, '') AS credential_type, c.sealed, x.uuids, x.cells, x.own
+       -- How many did not fit into the batch. Where there is such a row, at least one was taken.
+       (SELECT count(*) FROM sized s WHERE s.bytes_before >= $6) AS deferred,
+       coalesce(c.type, '') AS credential_type, c.sealed, x.secrets
   FROM taken t
   -- Within the organization: a credential of another one is not there.
   LEFT JOIN {schema}.credentials c ON c.credential_uuid = t.credential_uuid AND c.organization_id = t.organization_id
-  -- Signing secrets of this receiver, and those for all of the organization's.
+  -- Signing secrets of this receiver, and those for all of the organization's. Where nobody has any, nobody pays for them.
   LEFT JOIN LATERAL (
-       SELECT array_agg(x.secret_uuid::text ORDER BY x.created_at DESC, x.secret_uuid) AS uuids,
-              array_agg(x.sealed            ORDER BY x.created_at DESC, x.secret_uuid) AS cells,
-              array_agg(x.endpoint_origin IS NOT NULL ORDER BY x.created_at DESC, x.secret_uuid) AS own
+       SELECT json_agg(json_build_object('uuid', x.secret_uuid, 'cell', encode(x.sealed, 'base64'), 'own', x.endpoint_origin IS NOT NULL)
+                       ORDER BY x.created_at DESC, x.secret_uuid)::text AS secrets
          FROM {schema}.signing_secrets x
-        WHERE x.organization_id = t.organization_id AND (x.endpoint_origin = t.endpoint_origin OR x.endpoint_origin IS NULL)
+        WHERE (SELECT EXISTS (SELECT FROM {schema}.signing_secrets))
+          AND x.organization_id = t.organization_id AND (x.endpoint_origin = t.endpoint_origin OR x.endpoint_origin IS NULL)
           AND (x.expires_at IS NULL OR x.expires_at > now())) x ON true`
 
 // claimableSQL says which of the jobs that were not taken could have been: somebody holds their row's lock.
@@ -117,19 +117,19 @@ func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs,
 	}
 	var n int
 	var d delivery.Delivery
-	var deferred []int
-	var secretUUIDs []string
-	var secretCells [][]byte
-	var secretOwn []bool
+	var deferred int
+	var secrets []byte
 	missing := len(ids)
 	_, err = pgx.ForEachRow(rows, []any{
 		&n, &d.ID, &d.UUID, &d.OrganizationID, &d.WorkflowRunID, &d.WebhookNodeID, &d.WebhookName, &d.EndpointURL, &d.Origin,
 		&d.Method, &d.Payload, &d.PayloadBytes, &d.CustomHeaders, &d.CredentialUUID, &d.MaxAttempts, &d.Claim, &d.Round,
 		&d.AttemptCount, &d.AbandonedCount, &d.AbandonedTotal, &deferred,
-		&d.Credential.Type, &d.Credential.Cell, &secretUUIDs, &secretCells, &secretOwn,
-	}, func() error {
+		&d.Credential.Type, &d.Credential.Cell, &secrets,
+	}, func() (err error) {
 		d.ClaimedBy = node
-		d.SigningSecrets = mostSpecific(secretUUIDs, secretCells, secretOwn)
+		if d.SigningSecrets, err = mostSpecific(secrets); err != nil {
+			return err
+		}
 		claimed[position[n-1]] = Claimed{Verdict: ClaimTaken, Delivery: d}
 		missing--
 		return nil
@@ -137,23 +137,23 @@ func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs,
 	if err != nil {
 		return nil, fmt.Errorf("store: claim: %w", err)
 	}
-	for _, n := range deferred {
-		claimed[position[n-1]].Verdict = ClaimDeferred
-		missing--
-	}
 	if missing == 0 {
 		return claimed, nil
 	}
 
-	// Rare: a duplicate job, or a locked row. What went wrong here is no reason to forget what was claimed: the sweep
-	// finds a row whose job ended too early.
+	// Rare: a duplicate job, a locked row, or a full batch. What goes wrong here is no reason to forget what was claimed:
+	// the sweep finds a row whose job ended too early.
+	verdict := ClaimBusy
+	if deferred > 0 { // those that are only locked turn out to be so when they are tried again
+		verdict = ClaimDeferred
+	}
 	rows, err = s.db.Query(ctx, s.sql(claimableSQL), ids, claims)
 	if err != nil {
 		return claimed, nil //nolint:nilerr // see above
 	}
 	_, _ = pgx.ForEachRow(rows, []any{&n}, func() error {
 		if c := &claimed[position[n-1]]; c.Verdict == ClaimGone {
-			c.Verdict = ClaimBusy
+			c.Verdict = verdict
 		}
 		return nil
 	})
@@ -161,12 +161,26 @@ func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs,
 }
 
 // mostSpecific are the secrets of the receiver itself, or else those for all receivers.
-func mostSpecific(uuids []string, cells [][]byte, own []bool) (secrets []delivery.SealedSecret) {
-	wanted := slices.Contains(own, true)
-	for i := range uuids {
-		if own[i] == wanted {
-			secrets = append(secrets, delivery.SealedSecret{UUID: uuids[i], Cell: cells[i]})
+func mostSpecific(found []byte) (secrets []delivery.SealedSecret, err error) {
+	if found == nil {
+		return nil, nil
+	}
+	var all []struct {
+		UUID string
+		Cell []byte
+		Own  bool
+	}
+	if err := json.Unmarshal(found, &all); err != nil {
+		return nil, err
+	}
+	own := false
+	for _, one := range all {
+		own = own || one.Own
+	}
+	for _, one := range all {
+		if one.Own == own {
+			secrets = append(secrets, delivery.SealedSecret{UUID: one.UUID, Cell: one.Cell})
 		}
 	}
-	return secrets
+	return secrets, nil
 }

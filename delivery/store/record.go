@@ -13,6 +13,7 @@ import (
 // Attempt is one finished attempt with what was decided about it: what Record writes.
 type Attempt struct {
 	Fence    delivery.Fence
+	Job      int64 // River's, which ends with the record; 0 when there is none
 	Round    int
 	Number   int               // 1-based within the round
 	Started  time.Time         // monotonic: stored as "so long before now, by the database's clock"; zero: the time of the claim
@@ -47,9 +48,9 @@ const (
 const recordSQL = `
 WITH o AS (
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::int[], $5::int[], $6::float8[], $7::int[], $8::text[], $9::text[],
-                         $10::text[], $11::float8[], $12::text[], $13::int[], $14::text[], $15::bytea[])
+                         $10::text[], $11::float8[], $12::text[], $13::int[], $14::text[], $15::bytea[], $16::bigint[])
            WITH ORDINALITY AS o (id, claim, node, round, attempt, age, duration_ms, outcome, failure_kind,
-                                 status, delay, last_error, status_code, error, response_body, n)
+                                 status, delay, last_error, status_code, error, response_body, job, n)
 ), fenced AS (
     -- As the claim's.
     SELECT o.*, d.updated_at AS claimed_at
@@ -78,6 +79,15 @@ WITH o AS (
     SELECT u.id, u.round, u.attempt, coalesce(now() - make_interval(secs => u.age), u.claimed_at), u.duration_ms, u.outcome, u.failure_kind,
            u.status_code, u.error, u.response_body, u.node
       FROM updated u
+), ended AS (
+    -- The job is done for, and is not kept: the ledger says what happened, and a job less is a row version in every index
+    -- of River's less, now and when it would be cleaned up. What River reports about it afterwards finds nothing.
+    DELETE FROM {schema}.river_job j
+     USING (SELECT j.id
+              FROM updated u
+             CROSS JOIN LATERAL (SELECT j.id, j.state FROM {schema}.river_job j WHERE j.id = u.job OFFSET 0) j
+             WHERE j.state = 'running') f
+     WHERE j.id = f.id
 ), retry AS (
     INSERT INTO {schema}.river_job (kind, args, queue, max_attempts, state, scheduled_at, unique_key, unique_states)
     SELECT j.kind, j.args, j.queue, j.max_attempts, j.state::{schema}.river_job_state, j.scheduled_at, j.unique_key, j.unique_states
@@ -120,7 +130,7 @@ func (s *Store) Record(ctx context.Context, attempts []Attempt) ([]RecordVerdict
 func (s *Store) record(ctx context.Context, db Querier, attempts []Attempt) ([]RecordVerdict, error) {
 	c := columnsOf(attempts)
 	rows, err := db.Query(ctx, s.sql(recordSQL), c.id, c.claim, c.node, c.round, c.attempt, c.age, c.durationMS, c.outcome, c.failureKind,
-		c.status, c.delay, c.lastError, c.statusCode, c.err, c.body)
+		c.status, c.delay, c.lastError, c.statusCode, c.err, c.body, c.job)
 	if err != nil {
 		return nil, fmt.Errorf("store: record: %w", err)
 	}
@@ -184,7 +194,7 @@ func (s *Store) explainUnrecorded(ctx context.Context, db Querier, c *columns, v
 
 // columns are attempts turned by a quarter, as unnest wants them.
 type columns struct {
-	id, claim                   []int64
+	id, claim, job              []int64
 	round, attempt              []int
 	node, outcome, status       []string
 	age                         []*float64
@@ -195,32 +205,28 @@ type columns struct {
 }
 
 func columnsOf(attempts []Attempt) *columns {
-	c := &columns{}
+	n := len(attempts)
+	c := &columns{
+		id: make([]int64, n), claim: make([]int64, n), job: make([]int64, n), round: make([]int, n), attempt: make([]int, n),
+		node: make([]string, n), outcome: make([]string, n), status: make([]string, n), age: make([]*float64, n),
+		delay: make([]float64, n), durationMS: make([]*int, n), statusCode: make([]*int, n),
+		failureKind: make([]*string, n), lastError: make([]*string, n), err: make([]*string, n), body: make([][]byte, n),
+	}
 	for i := range attempts {
 		a := &attempts[i]
-		c.id = append(c.id, a.Fence.ID)
-		c.claim = append(c.claim, a.Fence.Claim)
-		c.node = append(c.node, a.Fence.Node)
-		c.round = append(c.round, a.Round)
-		c.attempt = append(c.attempt, a.Number)
-		var age *float64
-		var duration *int
+		c.id[i], c.claim[i], c.node[i], c.job[i] = a.Fence.ID, a.Fence.Claim, a.Fence.Node, a.Job
+		c.round[i], c.attempt[i] = a.Round, a.Number
 		if !a.Started.IsZero() {
-			elapsed := seconds(time.Since(a.Started))
-			age = &elapsed
-			ms := int(a.Duration.Milliseconds())
-			duration = &ms
+			elapsed, ms := seconds(time.Since(a.Started)), int(a.Duration.Milliseconds())
+			c.age[i], c.durationMS[i] = &elapsed, &ms
 		}
-		c.age = append(c.age, age)
-		c.durationMS = append(c.durationMS, duration)
-		c.outcome = append(c.outcome, string(a.Decision.Outcome))
-		c.failureKind = append(c.failureKind, null(string(a.Decision.Failure)))
-		c.status = append(c.status, string(a.Decision.Status))
-		c.delay = append(c.delay, seconds(a.Decision.Delay))
-		c.lastError = append(c.lastError, null(Text(a.Decision.Error, maxErrorLength)))
-		c.statusCode = append(c.statusCode, null(a.StatusCode))
-		c.err = append(c.err, null(Text(a.Error, maxErrorLength)))
-		c.body = append(c.body, a.Body)
+		c.outcome[i], c.status[i] = string(a.Decision.Outcome), string(a.Decision.Status)
+		c.failureKind[i] = null(string(a.Decision.Failure))
+		c.delay[i] = seconds(a.Decision.Delay)
+		c.lastError[i] = null(Text(a.Decision.Error, maxErrorLength))
+		c.statusCode[i] = null(a.StatusCode)
+		c.err[i] = null(Text(a.Error, maxErrorLength))
+		c.body[i] = a.Body
 	}
 	return c
 }

@@ -22,11 +22,26 @@ CREATE TABLE {{.schema}}.deliveries (
     -- Scheme, host and port, lower case, without userinfo and without the scheme's default port. Null when the URL
     -- has no such beginning (what is no port may be half a password): the attempt parks that row as invalid. Cut at 300 characters (a host name has 253 at
     -- most): a longer one could not be indexed, and would fail the application's INSERT.
+    -- The first two cases are what nearly every URL is and say the same as the last, in a fifth of its time: Postgres computes
+    -- this anew at every UPDATE of a table that has BEFORE UPDATE triggers. (A test compares them.)
     endpoint_origin  text        GENERATED ALWAYS AS (
-        left(regexp_replace(
+        left(CASE
+        WHEN split_part(endpoint_url, '/', 1) IN ('http:', 'https:') AND split_part(endpoint_url, '/', 2) = ''
+         AND split_part(endpoint_url, '/', 3) <> '' AND ltrim(split_part(endpoint_url, '/', 3), 'abcdefghijklmnopqrstuvwxyz0123456789.-') = ''
+        THEN split_part(endpoint_url, '/', 1) || '//' || split_part(endpoint_url, '/', 3)
+        WHEN split_part(endpoint_url, '/', 1) IN ('http:', 'https:') AND split_part(endpoint_url, '/', 2) = ''
+         AND split_part(endpoint_url, '/', 3) = split_part(split_part(endpoint_url, '/', 3), ':', 1) || ':' || split_part(split_part(endpoint_url, '/', 3), ':', 2)
+         AND split_part(split_part(endpoint_url, '/', 3), ':', 1) <> ''
+         AND ltrim(split_part(split_part(endpoint_url, '/', 3), ':', 1), 'abcdefghijklmnopqrstuvwxyz0123456789.-') = ''
+         AND length(split_part(split_part(endpoint_url, '/', 3), ':', 2)) BETWEEN 1 AND 5
+         AND ltrim(split_part(split_part(endpoint_url, '/', 3), ':', 2), '0123456789') = ''
+         AND split_part(split_part(endpoint_url, '/', 3), ':', 2) NOT IN ('80', '443')
+        THEN split_part(endpoint_url, '/', 1) || '//' || split_part(endpoint_url, '/', 3)
+        ELSE regexp_replace(
             substring(lower(regexp_replace(substring(endpoint_url FROM '^[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#]*'), '//.*@', '//'))
                       FROM '^([^:]+://(?:\[[^]]*\]|[^]@\\:[[:space:][:cntrl:]]+)(?::[0-9]{0,5})?)$'),
-            '^(?:(http://.*):80|(https://.*):443)$', '\1\2'), 300)
+            '^(?:(http://.*):80|(https://.*):443)$', '\1\2')
+        END, 300)
     ) STORED,
     http_method      text        NOT NULL DEFAULT 'POST',
     payload          json        NOT NULL DEFAULT '{}',

@@ -279,7 +279,6 @@ func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pg
 	workers := river.NewWorkers()
 	river.AddWorker(workers, w)
 	river.AddWorker(workers, sweeper.NewWorker(s))
-	jobTimeout := worker.JobTimeout(n.Timeout)
 	config := &river.Config{
 		ID:                          n.ID,
 		Schema:                      n.Schema,
@@ -288,8 +287,8 @@ func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pg
 		Queues:                      map[string]river.QueueConfig{delivery.JobQueue: {MaxWorkers: n.Concurrency}, sweeper.Queue: {MaxWorkers: sweepWorkers, FetchPollInterval: time.Second}},
 		PeriodicJobs:                []*river.PeriodicJob{sweeper.Periodic(n.SweepInterval)},
 		MaxAttempts:                 1, // retries are the row's
-		JobTimeout:                  jobTimeout,
-		RescueStuckJobsAfter:        max(150*time.Second, jobTimeout+time.Minute),
+		JobTimeout:                  worker.JobTimeout(n.Timeout),
+		RescueStuckJobsAfter:        worker.RescueAfter(n.Timeout),
 		FetchCooldown:               fetchCooldown,
 		FetchPollInterval:           fetchPollInterval,
 		PollOnly:                    n.PollOnly,

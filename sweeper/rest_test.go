@@ -1,0 +1,30 @@
+package sweeper
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/riverhook/riverhook/delivery/store"
+)
+
+func TestRest(t *testing.T) {
+	t.Parallel()
+	live := store.SweepPage{Seen: pageSize, Live: pageSize - 1, Held: 1}
+	for name, test := range map[string]struct {
+		n    int
+		page store.SweepPage
+		took time.Duration
+		want time.Duration
+	}{
+		"the first pages":      {unpacedPages - 1, live, 20 * time.Millisecond, 0},
+		"a backlog":            {unpacedPages, live, 20 * time.Millisecond, 180 * time.Millisecond},
+		"a slow database":      {unpacedPages, live, 10 * time.Second, maxRest},
+		"a lost job":           {unpacedPages, store.SweepPage{Seen: pageSize, Live: pageSize - 1, Requeued: 1}, time.Millisecond, 0},
+		"a locked row":         {unpacedPages, store.SweepPage{Seen: pageSize, Live: pageSize - 1, Skipped: 1}, time.Millisecond, 0},
+		"a node that was lost": {unpacedPages, store.SweepPage{Seen: pageSize, Reclaimed: make([]store.Attempt, 1)}, time.Millisecond, 0},
+	} {
+		assert.Equal(t, test.want, rest(test.n, test.page, test.took), name)
+	}
+}
