@@ -65,7 +65,7 @@ const (
 	deadLetter = `status = 'dead_letter', scheduled_for = NULL, finished_at = now(), attempt_count = 3`
 	canceled   = `status = 'canceled', scheduled_for = NULL, finished_at = now()`
 	succeeded  = `status = 'succeeded', scheduled_for = NULL, finished_at = now(), attempt_count = 1`
-	inAnHour   = `scheduled_for = now() + interval '1 hour 5 minutes'`
+	inAnHour   = `scheduled_for = now() + interval '1 hour 5 minutes 50 seconds'`
 )
 
 func TestDeliveriesList(t *testing.T) {
