@@ -22,13 +22,14 @@ import (
 const DefaultSchema = "riverhook"
 
 // Latest is the newest migration that this program knows.
-const Latest = 2
+const Latest = 3
 
 // lockTimeout is how long a migration waits for a table lock before it gives up and tries again: whoever queues behind
-// a waiting ACCESS EXCLUSIVE lock waits as long. The files under sql/ name the same value.
+// a waiting ACCESS EXCLUSIVE lock waits as long. The files under sql/ name the same value, but for those that build an
+// index CONCURRENTLY: nobody waits behind them, and they may wait longer.
 const lockTimeout = 2 * time.Second
 
-// lockTries bounds the repetitions after a lock timeout: about a minute in all.
+// lockTries bounds the repetitions after a lock timeout: about a minute in all, where nothing is built CONCURRENTLY.
 const lockTries = 20
 
 // advisoryLock keeps two migrating processes apart, whatever their schema.
@@ -114,8 +115,9 @@ func CheckSchemaName(name string) error {
 }
 
 // Up brings the database to this program's schema and River's. It may run twice, from several processes at once (they
-// wait for each other), and under load (it gives way to whoever holds a lock, and tries again for about a minute). A
-// database that is already newer is left alone. On an error everything up to the failed migration stays.
+// wait for each other), and under load (it gives way to whoever holds a lock, and tries again for about a minute; an index
+// on a table that is in use is built without a lock, after the transactions that are open at that moment). A database that
+// is already newer is left alone. On an error everything up to the failed migration stays.
 func Up(ctx context.Context, pool *pgxpool.Pool, o Options) (Report, error) {
 	return run(ctx, pool, o, func(ctx context.Context, m *migrator) error {
 		if err := m.createSchema(ctx); err != nil {
@@ -257,7 +259,7 @@ func run(ctx context.Context, caller *pgxpool.Pool, o Options, do func(context.C
 		if !isLockTimeout(err) || try == lockTries {
 			break
 		}
-		o.Log.Info("a table is in use: trying again", "waited", lockTimeout, "try", try, "of", lockTries)
+		o.Log.Info("a table is in use: trying again", "try", try, "of", lockTries)
 		if err := sleep(ctx, time.Second); err != nil {
 			return report, err
 		}

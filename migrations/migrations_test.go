@@ -200,13 +200,55 @@ func TestFiles(t *testing.T) {
 		require.NoError(t, err)
 		upSQL, downSQL, ok := strings.Cut(string(text), "---- create above / drop below ----")
 		assert.True(t, ok, "%s can be undone", name)
-		assert.Contains(t, upSQL, "SET LOCAL lock_timeout = '2s';", name)
-		assert.Contains(t, downSQL, "SET LOCAL lock_timeout = '2s';", name)
+		for _, half := range []string{upSQL, downSQL} {
+			if !strings.Contains(half, "---- tern: disable-tx ----") {
+				assert.Contains(t, half, "SET LOCAL lock_timeout = '2s';", name)
+				continue
+			}
+			// Without a transaction: only what nobody waits for, and what can be repeated after an interruption.
+			assert.Contains(t, half, "\nSET lock_timeout = '", name)
+			for line := range strings.Lines(half) {
+				if strings.Contains(line, " INDEX ") && !strings.HasPrefix(line, "--") {
+					assert.Regexp(t, `^(DROP INDEX CONCURRENTLY IF EXISTS|CREATE INDEX CONCURRENTLY) `, line, name)
+				}
+			}
+		}
 		if i > 0 {
 			assert.Contains(t, downSQL, fmt.Sprintf("DELETE FROM {{.schema}}.schema_migrations WHERE version = %d;", i+1), name)
 		}
 		assert.Contains(t, upSQL, fmt.Sprintf("schema_migrations (version, name, oldest_program) VALUES (%d, ", i+1), name)
 	}
+}
+
+// A build of an index that was interrupted is done again, and nobody waits for one.
+func TestIndexesAreBuiltConcurrently(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	ctx := context.Background()
+	_, err := migrations.Down(ctx, db.Pool, migrations.Options{}, 2)
+	require.NoError(t, err)
+	assert.True(t, pgtest.Scalar[bool](t, db, `SELECT to_regclass('riverhook.deliveries_finished_idx') IS NOT NULL`))
+	assert.Zero(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM pg_indexes WHERE indexname ~ 'dead_letter|done'`))
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, status) VALUES ('http://a/', 'dead_letter')`)
+	db.Exec(t, `CREATE INDEX deliveries_done_idx ON riverhook.deliveries (claim); UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'riverhook.deliveries_done_idx'::regclass`)
+
+	// A transaction that is open makes the build wait; inserts do not.
+	tx, err := db.Pool.Begin(ctx)
+	require.NoError(t, err)
+	defer tx.Rollback(ctx) //nolint:errcheck // where the test fails
+	_, err = tx.Exec(ctx, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://a/')`)
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { _, err := up(t, db, "riverhook"); done <- err }()
+	require.Eventually(t, func() bool {
+		return pgtest.Scalar[bool](t, db, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND query ~ 'INDEX CONCURRENTLY' AND wait_event_type = 'Lock')`)
+	}, 20*time.Second, 10*time.Millisecond)
+	db.Exec(t, `SET lock_timeout = '1s'; INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://a/')`)
+	require.NoError(t, tx.Commit(ctx))
+	require.NoError(t, <-done)
+	assert.Equal(t, []string{"deliveries_dead_letter_idx", "deliveries_dead_letter_org_idx", "deliveries_dead_letter_origin_idx", "deliveries_done_idx"},
+		pgtest.Column[string](t, db, `SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+			WHERE i.indisvalid AND i.indpred IS NOT NULL AND c.relname ~ 'deliveries.*(dead_letter|done|finished)' ORDER BY 1`))
 }
 
 // login is a role of its own with a connection.

@@ -36,14 +36,18 @@ type deliveriesCmd struct {
 type filterFlags struct {
 	Organization string `placeholder:"ID" help:"Of this tenant."`
 	CausedBy     string `name:"run" placeholder:"ID" help:"Of this run."`
-	Origin       origin `placeholder:"ORIGIN" help:"To this origin, such as https://example.com."`
+	Origin       origin `placeholder:"ORIGIN" help:"To this origin, such as https://example.com; a list looks as --endpoint does, unless --status is pending or dead_letter."`
 	Endpoint     string `placeholder:"SUBSTRING" help:"With this in the URL; looks at the newest 100,000 that the other filters leave."`
+	Credential   string `placeholder:"UUID" help:"With this credential; as --endpoint."`
+	LastError    string `name:"error" placeholder:"SUBSTRING" help:"With this in the last error; as --endpoint."`
 	Since        since  `placeholder:"TIME" help:"Created since then: a duration such as 2h or 7d, or an RFC 3339 time."`
+	Until        since  `placeholder:"TIME" help:"Created before then: as --since."`
 }
 
 func (f *filterFlags) filter(statuses []delivery.Status) store.Filter {
 	return store.Filter{
-		Statuses: statuses, Organization: f.Organization, Run: f.CausedBy, Origin: string(f.Origin), Endpoint: f.Endpoint, Since: f.Since.Time,
+		Statuses: statuses, Organization: f.Organization, Run: f.CausedBy, Origin: string(f.Origin), Endpoint: f.Endpoint,
+		Credential: f.Credential, Error: f.LastError, Since: f.Since.Time, Until: f.Until.Time,
 	}
 }
 
@@ -62,11 +66,42 @@ func (f *statusFlag) check() error {
 	return nil
 }
 
-// explain says what the filter does not look at.
-func (f *filterFlags) explain(c console) {
-	if f.Endpoint != "" {
-		_, _ = fmt.Fprintf(c.err, "--endpoint looks at the newest %d deliveries that the other filters leave\n", store.SubstringRows)
+// checkFilter is not named Validate, as statusFlag's check.
+func (f *filterFlags) checkFilter() error {
+	if f.Credential != "" && !uuidSyntax.MatchString(f.Credential) {
+		return errors.New("--credential: the UUID of a credential: see riverhook credentials list")
 	}
+	return nil
+}
+
+// explain says what the filter does not look at. A list looks for an origin in a window, too, where no index serves it.
+func (f *filterFlags) explain(c console, list bool, statuses []delivery.Status) {
+	var flags []string
+	for _, flag := range []struct {
+		name string
+		set  bool
+	}{
+		{"--endpoint", f.Endpoint != ""},
+		{"--credential", f.Credential != ""},
+		{"--error", f.LastError != ""},
+		{"--origin", list && store.Filter{Origin: string(f.Origin), Statuses: statuses}.Windowed()},
+	} {
+		if flag.set {
+			flags = append(flags, flag.name)
+		}
+	}
+	if len(flags) == 0 {
+		return
+	}
+	verb := "looks"
+	if len(flags) > 1 {
+		verb = "look"
+	}
+	_, _ = fmt.Fprintf(c.err, "%s %s at the newest %d deliveries that the other filters leave", strings.Join(flags, " and "), verb, store.SubstringRows)
+	if flags[len(flags)-1] == "--origin" {
+		_, _ = fmt.Fprint(c.err, " (with --status pending, dead_letter or both: at all of them)")
+	}
+	_, _ = fmt.Fprintln(c.err)
 }
 
 // origin is an origin as deliveries.endpoint_origin has it.
@@ -112,6 +147,9 @@ func (cmd *listCmd) Validate() error {
 	case cmd.Before < 0:
 		return errors.New("--before: the id of a delivery")
 	}
+	if err := cmd.checkFilter(); err != nil {
+		return err
+	}
 	return cmd.check()
 }
 
@@ -121,7 +159,7 @@ func (cmd *listCmd) Run(ctx context.Context, c console) error {
 		return err
 	}
 	defer pool.Close()
-	cmd.explain(c)
+	cmd.explain(c, true, cmd.Status)
 	rows, err := st.List(ctx, cmd.filter(cmd.Status), cmd.Before, cmd.Limit+1)
 	if err != nil {
 		return explainDatabaseError(err, "reader")
@@ -645,6 +683,9 @@ func (a action) foretell(numbers map[delivery.Status]int, before, after string) 
 }
 
 func (f *actionFlags) run(ctx context.Context, c console, a action) error {
+	if err := f.checkFilter(); err != nil {
+		return usageError{err}
+	}
 	filter, err := f.selection(a)
 	if err != nil {
 		return usageError{err}
@@ -658,7 +699,7 @@ func (f *actionFlags) run(ctx context.Context, c console, a action) error {
 		return err
 	}
 	defer pool.Close()
-	f.explain(c)
+	f.explain(c, false, nil)
 	if ask || f.DryRun {
 		numbers, err := st.Count(ctx, a.kind, filter)
 		if err != nil {
@@ -712,7 +753,7 @@ func (f *actionFlags) selection(a action) (store.Filter, error) {
 	filters := f.filterFlags != filterFlags{}
 	switch {
 	case len(f.IDs) == 0 && len(a.statuses) == 0 && !filters:
-		return filter, fmt.Errorf("%s which deliveries? Name them by id, or give at least one of --status, --organization, --run, --origin, --endpoint and --since", a.verb)
+		return filter, fmt.Errorf("%s which deliveries? Name them by id, or give at least one of --status, --organization, --run, --origin, --endpoint, --credential, --error, --since and --until", a.verb)
 	case len(f.IDs) > 0 && filters: // with ids, --status is how a delivery that succeeded is replayed
 		return filter, errors.New("either ids or a filter, not both")
 	case a.kind == store.ActionReplay && slices.Contains(a.statuses, delivery.StatusPending):

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,7 +65,7 @@ const (
 	deadLetter = `status = 'dead_letter', scheduled_for = NULL, finished_at = now(), attempt_count = 3`
 	canceled   = `status = 'canceled', scheduled_for = NULL, finished_at = now()`
 	succeeded  = `status = 'succeeded', scheduled_for = NULL, finished_at = now(), attempt_count = 1`
-	inAnHour   = `scheduled_for = now() + interval '1 hour 5 minutes'`
+	inAnHour   = `scheduled_for = now() + interval '1 hour 5 minutes 50 seconds'`
 )
 
 func TestDeliveriesList(t *testing.T) {
@@ -73,7 +74,7 @@ func TestDeliveriesList(t *testing.T) {
 	insertDelivery(t, db, deadLetter+`, last_error = E'HTTP 503: \x1b[2J\tgone', workflow_run_id = 'run-1', max_attempts = 3, created_at = '2024-05-06 07:08:09+00'`)
 	insertDelivery(t, db, "")
 	insertDelivery(t, db, beingSent)
-	insertDelivery(t, db, inAnHour+`, organization_id = 'acme', endpoint_url = 'https://two.example:8443/x'`)
+	insertDelivery(t, db, inAnHour+`, organization_id = 'acme', endpoint_url = 'https://two.example:8443/x', credential_uuid = 'c5a4b3f2-0000-4000-8000-00000000000a'`)
 	insertDelivery(t, db, `held_since = now(), endpoint_url = E'nowhere'`)
 	insertDelivery(t, db, `status = 'canceled', scheduled_for = NULL, `+beingSent)
 
@@ -118,11 +119,17 @@ func TestDeliveriesList(t *testing.T) {
 		"[6 5 4 3 2]": {"--since", "7d"},
 		"[1]  ":       {"--since", "2024-05-06T07:08:09Z", "--status", "dead_letter"},
 		"[]":          {"--since", "2024-05-06T07:08:10Z", "--status", "dead_letter"},
+		"[1]   ":      {"--until", "7d"},
+		"[] ":         {"--until", "2024-05-06T07:08:09Z"},
+		"[1]    ":     {"--error", "http 503: \x1b[2J\tGONE"},
+		"[4]  ":       {"--credential", "C5A4B3F2-0000-4000-8000-00000000000A"},
+		"[1]     ":    {"--origin", "https://one.example", "--status", "dead_letter"},
 	} {
 		r := on(t, db.URL, append([]string{"deliveries", "list", "--json"}, args...)...)
 		assert.Equal(t, 0, r.code, r.err)
 		assert.Equal(t, strings.TrimSpace(want), fmt.Sprint(jsonIDs(t, r.out)), "%s", args)
-		assert.Equal(t, want == "[5]", strings.Contains(r.err, "newest 100000"), "%s: %s", args, r.err)
+		windowed := slices.Contains([]string{"--endpoint", "--error", "--credential", "--origin"}, args[0]) && len(args) == 2
+		assert.Equal(t, windowed, strings.Contains(r.err, args[0]+" looks at the newest 100000 deliveries that the other filters leave"), "%s: %s", args, r.err)
 	}
 
 	// What an error holds is not for the terminal to act on in JSON either.

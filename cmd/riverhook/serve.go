@@ -34,6 +34,7 @@ type serveCmd struct {
 	Timeout       duration  `env:"RIVERHOOK_TIMEOUT" default:"30s" help:"Of one attempt, from name resolution to the end of the answer (default ${default})."`
 	Lease         *duration `env:"RIVERHOOK_LEASE" placeholder:"DURATION" help:"How long a claim holds without an outcome (default: timeout + 60s; at least timeout + 2s)."`
 	SweepInterval duration  `env:"RIVERHOOK_SWEEP_INTERVAL" default:"15s" help:"Time between two sweeps (default ${default})."`
+	retentionFlags
 	headerFlags
 	MissingCredential string   `env:"RIVERHOOK_MISSING_CREDENTIAL" default:"fail" enum:"fail,send" help:"What to do with a delivery whose credential is missing: ${enum} (default ${default})."`
 	EgressAllow       prefixes `env:"RIVERHOOK_EGRESS_ALLOW" placeholder:"CIDR,..." help:"Private networks that requests may reach, such as 10.1.0.0/16,127.0.0.1/32 (default: none)."`
@@ -59,6 +60,10 @@ func (s *serveCmd) Validate() error {
 		return fmt.Errorf("--lease (RIVERHOOK_LEASE): %s is too short, an attempt may take %s: at least %s", s.lease(), timeout, timeout+2*time.Second)
 	case s.SweepInterval < duration(100*time.Millisecond) || s.SweepInterval > duration(time.Hour):
 		return errors.New("--sweep-interval (RIVERHOOK_SWEEP_INTERVAL): from 100ms to 1h")
+	case !s.Retention.isRetention():
+		return errors.New("--retention (RIVERHOOK_RETENTION): at least 1m, or 0 for ever")
+	case !s.RetentionDeadLetter.isRetention():
+		return errors.New("--retention-dead-letter (RIVERHOOK_RETENTION_DEAD_LETTER): at least 1m, or 0 for ever")
 	case !validHeaderPrefix(s.HeaderPrefix):
 		return errors.New("--header-prefix (RIVERHOOK_HEADER_PREFIX): letters, digits and dashes, a dash at its end, such as X-Riverhook-")
 	}
@@ -107,6 +112,7 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 		Database: database, Schema: string(s.Schema), Log: log, Version: programVersion(),
 		Concurrency: s.Concurrency, MaxConns: s.DBMaxConns, PollOnly: s.PollOnly, Migrate: s.Migrate,
 		Timeout: time.Duration(s.Timeout), Lease: s.lease(), Policy: s.policy(), SweepInterval: time.Duration(s.SweepInterval),
+		Retention: time.Duration(s.Retention), RetentionDeadLetter: time.Duration(s.RetentionDeadLetter),
 		Headers:    s.rules(),
 		MaxPayload: int(s.MaxPayload), SendWithoutCredential: s.MissingCredential == "send", Keys: keys, LogRequests: s.LogRequests,
 		Egress: egress.Config{Allow: s.EgressAllow, Deny: s.EgressDeny, Never: []netip.AddrPort{addressOf(listener)}},

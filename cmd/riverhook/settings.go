@@ -162,6 +162,15 @@ func (f headerFlags) rules() delivery.HeaderRules {
 	return delivery.HeaderRules{Prefix: f.HeaderPrefix, SendSecrets: f.SecretHeaders == "send"}
 }
 
+// retentionFlags say how long what ended is kept.
+type retentionFlags struct {
+	Retention           duration `env:"RIVERHOOK_RETENTION" default:"30d" help:"How long deliveries that succeeded or were canceled are kept, with their attempts; 0 is for ever (default ${default})."`
+	RetentionDeadLetter duration `env:"RIVERHOOK_RETENTION_DEAD_LETTER" default:"0" help:"How long dead letters are kept, with their attempts; 0 is for ever (default ${default})."`
+}
+
+// isRetention says whether what ended can be kept for so long: longer than a transaction takes that still has to do with it.
+func (d duration) isRetention() bool { return d == 0 || d >= duration(time.Minute) }
+
 // policyFlags are what retries depend on.
 type policyFlags struct {
 	MaxAttempts     int       `env:"RIVERHOOK_MAX_ATTEMPTS" default:"20" help:"Attempts of a delivery that does not say (default ${default})."`

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,8 +19,8 @@ import (
 
 // Bounds of what people ask for.
 const (
-	// SubstringRows is how many deliveries a search for a part of the endpoint looks at: the newest that the other
-	// filters leave.
+	// SubstringRows is how many deliveries a filter looks at that no index serves: the newest that the other filters
+	// leave. See Filter.Windowed.
 	SubstringRows = 100_000
 	// MaxIDs is how many deliveries one call may name.
 	MaxIDs = 10_000
@@ -41,9 +42,11 @@ type Filter struct {
 	Statuses     []delivery.Status // any of them
 	Organization string
 	Run          string
-	Origin       string    // scheme://host:port, without a default port
-	Endpoint     string    // part of the URL, in any case; only the newest SubstringRows of what the rest leaves are looked at
-	Since        time.Time // created then or later
+	Origin       string    // scheme://host:port, without a default port; windowed in a list, unless only pending or dead letters are asked for
+	Endpoint     string    // part of the URL, in any case; windowed
+	Credential   string    // UUID of the credential; windowed
+	Error        string    // part of the last error, in any case; windowed
+	Since, Until time.Time // created then or later; created before
 
 	// IDs and UUIDs: any of these deliveries; MaxIDs at most.
 	IDs   []int64
@@ -149,25 +152,55 @@ func (f Filter) check() error {
 	if len(f.IDs)+len(f.UUIDs) > MaxIDs {
 		return fmt.Errorf("at most %d deliveries by id: use a filter, or several calls", MaxIDs)
 	}
+	if f.Credential != "" && !uuidSyntax.MatchString(f.Credential) {
+		return errors.New("the credential is not a UUID")
+	}
 	return nil
 }
 
+var uuidSyntax = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
 func (f Filter) byID() bool { return len(f.IDs)+len(f.UUIDs) > 0 }
 
-// where is everything but the statuses and the endpoint, as conditions on d.
-func (f Filter) where(p *parameters) []string {
+// Windowed says whether List looks only at the newest SubstringRows deliveries of what the other filters leave: no index
+// serves a part of the endpoint or of the error, nor a credential, and one serves an origin for pending deliveries and dead
+// letters only. What changes deliveries is windowed by all but the origin.
+func (f Filter) Windowed() bool { return f.searches() || f.searchesOrigin() }
+
+// searches says whether there is a filter that no index serves at all.
+func (f Filter) searches() bool { return f.Endpoint != "" || f.Credential != "" || f.Error != "" }
+
+// searchesOrigin says whether no index serves the origin.
+func (f Filter) searchesOrigin() bool {
+	indexed := len(f.Statuses) > 0 && !slices.ContainsFunc(f.Statuses, func(s delivery.Status) bool {
+		return s != delivery.StatusPending && s != delivery.StatusDeadLetter
+	})
+	return f.Origin != "" && !indexed
+}
+
+// idRange are the ids that a filter by time leaves; 0 is no bound.
+type idRange struct{ from, below int64 }
+
+// where is what indexes serve, but for the statuses, as conditions on d. The origin is among it for what changes deliveries.
+func (f Filter) where(p *parameters, ids idRange) []string {
 	conditions := []string{"true"}
+	if ids.from > 0 {
+		conditions = append(conditions, "d.id >= "+p.add(ids.from))
+	}
+	if ids.below > 0 {
+		conditions = append(conditions, "d.id < "+p.add(ids.below))
+	}
 	if f.Organization != "" {
 		conditions = append(conditions, "d.organization_id = "+p.add(f.Organization))
 	}
 	if f.Run != "" {
 		conditions = append(conditions, "d.workflow_run_id = "+p.add(f.Run))
 	}
-	if f.Origin != "" {
-		conditions = append(conditions, "d.endpoint_origin = lower("+p.add(f.Origin)+")")
-	}
 	if !f.Since.IsZero() {
 		conditions = append(conditions, "d.created_at >= "+p.add(f.Since))
+	}
+	if !f.Until.IsZero() {
+		conditions = append(conditions, "d.created_at < "+p.add(f.Until))
 	}
 	if f.byID() {
 		conditions = append(conditions, fill(`d.id = ANY (ARRAY(SELECT unnest({ids}::bigint[]) UNION ALL
@@ -177,29 +210,45 @@ func (f Filter) where(p *parameters) []string {
 	return conditions
 }
 
-// endpointIn is the condition on the endpoint, of d or of a sub-select.
-func (f Filter) endpointIn(alias string, p *parameters) string {
-	if f.Endpoint == "" {
+// originIs is the condition on the origin.
+func (f Filter) originIs(p *parameters) string {
+	if f.Origin == "" {
 		return "true"
 	}
-	return "strpos(lower(" + alias + ".endpoint_url), lower(" + p.add(f.Endpoint) + ")) > 0"
+	return "d.endpoint_origin = lower(" + p.add(f.Origin) + ")"
 }
 
+// search is what no index serves, as a condition on d.
+func (f Filter) search(p *parameters) string {
+	conditions := []string{"true"}
+	if f.Endpoint != "" {
+		conditions = append(conditions, "strpos(lower(d.endpoint_url), lower("+p.add(f.Endpoint)+")) > 0")
+	}
+	if f.Credential != "" {
+		conditions = append(conditions, "d.credential_uuid IS NOT DISTINCT FROM "+p.add(f.Credential)+"::text::uuid")
+	}
+	if f.Error != "" {
+		conditions = append(conditions, "d.last_error IS NOT NULL AND strpos(lower(d.last_error), lower("+p.add(f.Error)+")) > 0")
+	}
+	return strings.Join(conditions, " AND ")
+}
+
+// candidatesSQL: whether a search finds a delivery is told of each one that it looks at; only those are counted to a window.
 const candidatesSQL = `
-        (SELECT d.id, d.status, d.endpoint_url FROM {schema}.deliveries d
+        (SELECT d.id, d.status, {search} AS found FROM {schema}.deliveries d
           WHERE {where} {tail})`
 
 // candidates selects deliveries in one branch per status: each walks (status, id) in order, which no plan does for a list
 // of statuses. Without statuses there is one branch.
-func candidates(p *parameters, statuses []delivery.Status, conditions []string, tail string) string {
+func candidates(p *parameters, statuses []delivery.Status, conditions []string, search, tail string) string {
 	where := strings.Join(conditions, " AND ")
 	statuses = slices.Compact(slices.Sorted(slices.Values(statuses)))
 	if len(statuses) == 0 || len(statuses) == len(delivery.Statuses) {
-		return fill(candidatesSQL, "{where}", where, "{tail}", tail)
+		return fill(candidatesSQL, "{where}", where, "{search}", search, "{tail}", tail)
 	}
 	branches := make([]string, len(statuses))
 	for i, status := range statuses {
-		branches[i] = fill(candidatesSQL, "{where}", "d.status = "+p.add(string(status))+" AND "+where, "{tail}", tail)
+		branches[i] = fill(candidatesSQL, "{where}", "d.status = "+p.add(string(status))+" AND "+where, "{search}", search, "{tail}", tail)
 	}
 	return strings.Join(branches, " UNION ALL ")
 }
@@ -218,33 +267,21 @@ SELECT ` + rowColumns + `
 
 // List returns up to limit deliveries, the newest first, without payload and custom headers: those with an id below
 // before, or the newest of all when before is 0. It takes 30 s at most.
+//
+// A filter by time may miss a delivery whose transaction began more than an hour, or more than 20,000 other deliveries,
+// before it inserted it; an action, an hour.
 func (s *Store) List(ctx context.Context, f Filter, before int64, limit int) ([]Row, error) {
 	if err := f.check(); err != nil {
 		return nil, fmt.Errorf("store: list: %w", err)
 	}
-	p := &parameters{}
-	conditions, also := f.where(p), "true"
-	limitParameter := p.add(min(max(limit, 1), maxListed))
-	tail := "ORDER BY d.id DESC LIMIT " + limitParameter
-	if f.Endpoint != "" {
-		// The window is the newest rows, whatever page of the result is asked for.
-		also = f.endpointIn("c", p)
-		tail = "ORDER BY d.id DESC LIMIT " + p.add(SubstringRows)
-	}
-	if before > 0 && f.Endpoint != "" {
-		also += " AND c.id < " + p.add(before)
-	} else if before > 0 {
-		conditions = append(conditions, "d.id < "+p.add(before))
-	}
-	from := candidates(p, f.Statuses, conditions, tail)
-	if f.Endpoint != "" {
-		from = newest(from, p)
-	}
-	statement := fill(listSQL, "{candidates}", from, "{also}", also, "{limit}", limitParameter)
-
 	var listed []Row
 	err := s.inQueryTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(ctx context.Context, tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, s.sql(statement), p.values...)
+		ids, err := s.createdWithin(ctx, tx, f, listSlack)
+		if err != nil {
+			return err
+		}
+		statement, values := f.list(ids, before, limit)
+		rows, err := tx.Query(ctx, s.sql(statement), values...)
 		if err != nil {
 			return err
 		}
@@ -261,9 +298,36 @@ func (s *Store) List(ctx context.Context, f Filter, before int64, limit int) ([]
 	return listed, nil
 }
 
-// newest is the window of a search for a part of the endpoint.
+// list is List's statement.
+func (f Filter) list(ids idRange, before int64, limit int) (statement string, values []any) {
+	p := &parameters{}
+	conditions, search, also := f.where(p, ids), f.search(p), "c.found"
+	if origin := f.originIs(p); f.searchesOrigin() {
+		search += " AND " + origin
+	} else {
+		conditions = append(conditions, origin)
+	}
+	limitParameter := p.add(min(max(limit, 1), maxListed))
+	tail := "ORDER BY d.id DESC LIMIT " + limitParameter
+	if f.Windowed() {
+		// The window is the newest rows, whatever page of the result is asked for.
+		tail = "ORDER BY d.id DESC LIMIT " + p.add(SubstringRows)
+		if before > 0 {
+			also += " AND c.id < " + p.add(before)
+		}
+	} else if before > 0 {
+		conditions = append(conditions, "d.id < "+p.add(before))
+	}
+	from := candidates(p, f.Statuses, conditions, search, tail)
+	if f.Windowed() {
+		from = newest(from, p)
+	}
+	return fill(listSQL, "{candidates}", from, "{also}", also, "{limit}", limitParameter), p.values
+}
+
+// newest is the window of a search.
 func newest(from string, p *parameters) string {
-	return fill(`SELECT w.id, w.status, w.endpoint_url FROM ({from}) w ORDER BY w.id DESC LIMIT {rows}`, "{from}", from, "{rows}", p.add(SubstringRows))
+	return fill(`SELECT w.id, w.status, w.found FROM ({from}) w ORDER BY w.id DESC LIMIT {rows}`, "{from}", from, "{rows}", p.add(SubstringRows))
 }
 
 const getColumns = `
@@ -412,7 +476,7 @@ const newestIDSQL = `SELECT coalesce(max(d.id), 0) FROM {schema}.deliveries d`
 
 const windowSQL = `SELECT coalesce(min(c.id), 0) FROM ({candidates}) c`
 
-const countSQL = `SELECT c.status, count(*) FROM ({candidates}) c WHERE {also} GROUP BY c.status`
+const countSQL = `SELECT c.status, count(*) FROM ({candidates}) c WHERE c.found GROUP BY c.status`
 
 // Result is what an action did.
 type Result struct {
@@ -460,19 +524,21 @@ func (s *Store) Count(ctx context.Context, action Action, f Filter) (map[deliver
 	if len(statuses) == 0 {
 		return numbers, nil
 	}
-	p := &parameters{}
-	conditions := append(f.where(p), action.eligible()...)
-	also := f.endpointIn("c", p)
-	tail := ""
-	if f.Endpoint != "" {
-		tail = "ORDER BY d.id DESC LIMIT " + p.add(SubstringRows)
-	}
-	from := candidates(p, statuses, conditions, tail)
-	if f.Endpoint != "" {
-		from = newest(from, p)
-	}
-	statement := fill(countSQL, "{candidates}", from, "{also}", also)
 	err := s.inQueryTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(ctx context.Context, tx pgx.Tx) error {
+		ids, err := s.createdWithin(ctx, tx, f, 0)
+		if err != nil {
+			return err
+		}
+		p := &parameters{}
+		conditions, search, tail := f.actionWhere(p, ids, action), f.search(p), ""
+		if f.searches() {
+			tail = "ORDER BY d.id DESC LIMIT " + p.add(SubstringRows)
+		}
+		from := candidates(p, statuses, conditions, search, tail)
+		if f.searches() {
+			from = newest(from, p)
+		}
+		statement := fill(countSQL, "{candidates}", from)
 		rows, err := tx.Query(ctx, s.sql(statement), p.values...)
 		if err != nil {
 			return err
@@ -491,25 +557,30 @@ func (s *Store) Count(ctx context.Context, action Action, f Filter) (map[deliver
 	return numbers, nil
 }
 
+// actionWhere is what is asked of a delivery besides its status and what is searched for.
+func (f Filter) actionWhere(p *parameters, ids idRange, action Action) []string {
+	return append(append(f.where(p, ids), f.originIs(p)), action.eligible()...)
+}
+
 func (s *Store) act(ctx context.Context, action Action, f Filter, endpointURL string, progress func(done int)) (result Result, err error) {
 	if err := f.check(); err != nil {
 		return result, fmt.Errorf("store: %s: %w", action, err)
 	}
 	changed := make(map[int64]bool) // of the deliveries that the filter names
 	if statuses := action.statuses(f); len(statuses) > 0 {
-		after, upTo, err := s.actionRange(ctx, action, f, statuses)
+		after, upTo, ids, err := s.actionRange(ctx, action, f, statuses)
 		if err != nil {
 			return result, fmt.Errorf("store: %s: %w", action, err)
 		}
 		for more := true; more; {
-			var ids []int64
-			ids, after, more, err = s.actOnPage(ctx, action, f, statuses, endpointURL, after, upTo)
+			var done []int64
+			done, after, more, err = s.actOnPage(ctx, action, f, ids, statuses, endpointURL, after, upTo)
 			if err != nil {
 				return result, fmt.Errorf("store: %s: %w", action, err)
 			}
-			result.Changed += len(ids)
+			result.Changed += len(done)
 			if f.byID() {
-				for _, id := range ids {
+				for _, id := range done {
 					changed[id] = true
 				}
 			}
@@ -528,37 +599,38 @@ func (s *Store) act(ctx context.Context, action Action, f Filter, endpointURL st
 
 // actionRange says which ids an action is about: those above after, up to upTo. A replayed delivery that fails at once, or
 // what is inserted meanwhile, does not keep it busy for ever.
-func (s *Store) actionRange(ctx context.Context, action Action, f Filter, statuses []delivery.Status) (after, upTo int64, err error) {
+func (s *Store) actionRange(ctx context.Context, action Action, f Filter, statuses []delivery.Status) (after, upTo int64, ids idRange, err error) {
 	err = s.inQueryTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(ctx context.Context, tx pgx.Tx) error {
-		if err := tx.QueryRow(ctx, s.sql(newestIDSQL)).Scan(&upTo); err != nil || f.Endpoint == "" {
+		if err := tx.QueryRow(ctx, s.sql(newestIDSQL)).Scan(&upTo); err != nil {
+			return err
+		}
+		if ids, err = s.createdWithin(ctx, tx, f, 0); err != nil || !f.searches() {
 			return err
 		}
 		p := &parameters{}
-		conditions := append(f.where(p), action.eligible()...)
-		window := newest(candidates(p, statuses, conditions, "ORDER BY d.id DESC LIMIT "+p.add(SubstringRows)), p)
+		window := newest(candidates(p, statuses, f.actionWhere(p, ids, action), "true", "ORDER BY d.id DESC LIMIT "+p.add(SubstringRows)), p)
 		if err := tx.QueryRow(ctx, s.sql(fill(windowSQL, "{candidates}", window)), p.values...).Scan(&after); err != nil {
 			return err
 		}
 		after = max(after-1, 0)
 		return nil
 	})
-	return after, upTo, err
+	return after, upTo, ids, err
 }
 
 // actOnPage changes the next page, and returns what it changed, the last id that it looked at, and whether there is more.
-func (s *Store) actOnPage(ctx context.Context, action Action, f Filter, statuses []delivery.Status, endpointURL string,
+func (s *Store) actOnPage(ctx context.Context, action Action, f Filter, ids idRange, statuses []delivery.Status, endpointURL string,
 	after, upTo int64,
 ) (changed []int64, last int64, more bool, err error) {
 	p := &parameters{}
-	conditions := append(f.where(p), action.eligible()...)
-	conditions = append(conditions, f.endpointIn("d", p), "d.id > "+p.add(after), "d.id <= "+p.add(upTo))
+	conditions := append(f.actionWhere(p, ids, action), f.search(p), "d.id > "+p.add(after), "d.id <= "+p.add(upTo))
 	set := map[Action]string{ActionRetry: retrySet, ActionReplay: replaySet, ActionCancel: cancelSet}[action]
 	if endpointURL != "" {
 		set += ", endpoint_url = " + p.add(endpointURL)
 	}
 	limit := p.add(actionPage)
 	statement := fill(actionSQL,
-		"{candidates}", candidates(p, statuses, conditions, "ORDER BY d.id LIMIT "+limit),
+		"{candidates}", candidates(p, statuses, conditions, "true", "ORDER BY d.id LIMIT "+limit),
 		"{limit}", limit, "{statuses}", p.add(statuses), "{where}", strings.Join(conditions, " AND "), "{set}", set)
 
 	var seen int

@@ -97,6 +97,11 @@ func TestHotPlans(t *testing.T) {
 			"lockEndedInFlightSQL": `(1000)`,
 			"dueNowSQL":            `(1000)`,
 			"finishSQL":            `(1000)`,
+
+			"retentionDoneSQL":       `(3600, '-infinity', '{}', 500)`,
+			"retentionDeadLetterSQL": `(3600, '-infinity', '{7,8}', 500)`,
+			"removeEndedSQL":         `('{1,2}')`,
+			"removeAnySQL":           `('{1,2}')`,
 		} {
 			conn, err := pool.Acquire(ctx)
 			require.NoError(t, err)
@@ -104,6 +109,10 @@ func TestHotPlans(t *testing.T) {
 			require.NoError(t, err)
 			_, err = conn.Conn().PgConn().Prepare(ctx, "hot", all[name], nil)
 			require.NoError(t, err, name)
+			if strings.HasPrefix(name, "retention") {
+				_, err = conn.Exec(ctx, `SET enable_sort = off`) // as inRetentionTx does
+				require.NoError(t, err)
+			}
 			rows, err := conn.Query(ctx, `EXPLAIN EXECUTE hot`+args, pgx.QueryExecModeSimpleProtocol)
 			require.NoError(t, err, name)
 			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -114,12 +123,21 @@ func TestHotPlans(t *testing.T) {
 			assert.NotContains(t, plan, "Seq Scan on river_job", "%s on an %s table:\n%s", name, phase, plan)
 			if slices.Contains([]string{"claimSQL", "claimableSQL", "recordSQL", "unrecordedSQL", "releaseSQL", "heldSQL"}, name) {
 				// By primary key, each row of the list one probe: through another index it would be all pending rows for each.
-				assert.NotRegexp(t, `(Index|Bitmap).* (on|using) deliveries_(status|due|org|origin|finished|ended)`, plan, "%s on a %s table", name, phase)
+				assert.NotRegexp(t, `(Index|Bitmap).* (on|using) deliveries_(status|due|org|origin|done|dead|ended)`, plan, "%s on a %s table", name, phase)
 				assert.Contains(t, plan, "Index Cond: (id = ", "%s on a %s table:\n%s", name, phase, plan)
 			}
 			if name == "sweepPageSQL" {
 				assert.Contains(t, plan, "deliveries_due_idx", plan)
 				assert.Contains(t, plan, "river_job_unique_idx", plan)
+			}
+			switch name {
+			case "retentionDoneSQL":
+				assert.Regexp(t, `(?s)^Limit.*LockRows.*Index Scan using deliveries_done_idx.*Index Cond: \(\(finished_at <.*finished_at >=`, plan, "on an %s table", phase)
+			case "retentionDeadLetterSQL":
+				assert.Regexp(t, `(?s)^Limit.*LockRows.*Index Scan using deliveries_dead_letter_idx.*Index Cond: \(\(finished_at <.*finished_at >=`, plan, "on an %s table", phase)
+			case "removeEndedSQL", "removeAnySQL":
+				assert.Regexp(t, `deliveries_pkey.*\n.*Index Cond: \(id = ANY`, plan, "%s on an %s table", name, phase)
+				assert.Regexp(t, `attempts_pkey.*\n.*Index Cond: \(delivery_id = ANY`, plan, "%s on an %s table", name, phase)
 			}
 			conn.Conn().Close(ctx) //nolint:errcheck // it has a plan mode of its own
 			conn.Release()

@@ -48,6 +48,8 @@ type Config struct {
 	Timeout, Lease        time.Duration
 	Policy                delivery.Policy
 	SweepInterval         time.Duration
+	Retention             time.Duration // of what succeeded or was canceled; 0 keeps it for ever
+	RetentionDeadLetter   time.Duration // of dead letters; 0 keeps them for ever
 	Headers               delivery.HeaderRules
 	Egress                egress.Config       // where requests may go; the database's addresses are added to Never
 	Keys                  *credential.Keyring // that credentials and signing secrets are sealed under
@@ -275,16 +277,26 @@ func (n *Node) NewSweeper() *sweeper.Sweeper {
 	return sweeper.New(sweeper.Config{Store: n.store, Policy: n.Policy, Log: n.Log})
 }
 
+func (n *Node) newRetention() *sweeper.Retention {
+	return sweeper.NewRetention(sweeper.RetentionConfig{Store: n.store, Done: n.Retention, DeadLetter: n.RetentionDeadLetter, Log: n.Log})
+}
+
 func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pgx.Tx], error) {
 	workers := river.NewWorkers()
 	river.AddWorker(workers, w)
 	river.AddWorker(workers, sweeper.NewWorker(s))
+	retention := n.newRetention()
+	river.AddWorker(workers, sweeper.NewRetentionWorker(retention))
 	config := &river.Config{
-		ID:                          n.ID,
-		Schema:                      n.Schema,
-		Logger:                      slog.New(newQuiet(n.Log.Handler())),
-		Workers:                     workers,
-		Queues:                      map[string]river.QueueConfig{delivery.JobQueue: {MaxWorkers: n.Concurrency}, sweeper.Queue: {MaxWorkers: sweepWorkers, FetchPollInterval: time.Second}},
+		ID:      n.ID,
+		Schema:  n.Schema,
+		Logger:  slog.New(newQuiet(n.Log.Handler())),
+		Workers: workers,
+		Queues: map[string]river.QueueConfig{
+			delivery.JobQueue:      {MaxWorkers: n.Concurrency},
+			sweeper.Queue:          {MaxWorkers: sweepWorkers, FetchPollInterval: time.Second},
+			sweeper.RetentionQueue: {MaxWorkers: 1, FetchPollInterval: 5 * time.Second},
+		},
 		PeriodicJobs:                []*river.PeriodicJob{sweeper.Periodic(n.SweepInterval)},
 		MaxAttempts:                 1, // retries are the row's
 		JobTimeout:                  worker.JobTimeout(n.Timeout),
@@ -294,6 +306,9 @@ func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pg
 		PollOnly:                    n.PollOnly,
 		CompletedJobRetentionPeriod: jobRetention,
 		SoftStopTimeout:             n.Timeout + 5*time.Second,
+	}
+	if !retention.Forever() {
+		config.PeriodicJobs = append(config.PeriodicJobs, sweeper.PeriodicRetention())
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

@@ -48,6 +48,25 @@ func TestServeSweeps(t *testing.T) {
 	eventually(t, db, "succeeded round 0 attempts 1 abandoned 0 200 -", rowSQL, id)
 }
 
+// Retention is wired into a running node, and with nothing to remove for ever it is not.
+func TestServeRemoves(t *testing.T) {
+	t.Parallel()
+	for _, retention := range []time.Duration{0, time.Hour} {
+		db := pgtest.New(t)
+		db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, status, finished_at) VALUES ('http://a/', 'succeeded', now() - interval '2 hours')`)
+		c := config(t, db)
+		c.Retention = retention
+		start(t, c)
+		if retention > 0 {
+			eventually(t, db, 0, `SELECT count(*)::int FROM riverhook.deliveries`)
+			continue
+		}
+		// One of them is the leader's: it enqueues its periodic jobs together.
+		eventually(t, db, true, `SELECT count(*) > 1 FROM riverhook.river_job WHERE kind = 'riverhook_sweep' AND state = 'completed'`)
+		assert.Zero(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.river_job WHERE kind = 'riverhook_retention'`))
+	}
+}
+
 func TestSweepFindsLostJobs(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]string{
