@@ -130,17 +130,15 @@ func (b *bench) drain(ctx context.Context, schema string, n int, hanging []strin
 	b.progress.step("working")
 	var took time.Duration
 	d.cost, err = b.work(ctx, schema, env, args, func(c *child) error {
-		if err := b.recorded(ctx, schema, c, l, r); err != nil {
-			return err
-		}
-		took = l.now() - time.Duration(l.first.Load())
-		return nil
+		at, err := b.recorded(ctx, schema, c, l)
+		took = at - time.Duration(l.first.Load())
+		return err
 	})
 	if err != nil {
 		return d, err
 	}
 	d.rate = float64(n) / took.Seconds()
-	return d, b.verify(ctx, schema, l, r)
+	return d, b.verify(ctx, schema, l)
 }
 
 // mix puts one delivery to a hanging origin, in turns, after every nine.
@@ -154,56 +152,74 @@ func mix(rows []row, hanging []string) (mixed []row) {
 	return mixed
 }
 
-// pollInterval is how often the database is asked whether all is recorded, once all requests have come.
+// pollInterval is the pause between two questions to the database whether all is recorded. It is not asked before the last
+// request has come.
 const pollInterval = 2 * time.Millisecond
 
-// recorded waits until every delivery of the ledger has been received and none to that receiver is pending. The database is
-// not asked before the last request has come, and then by index.
-func (b *bench) recorded(ctx context.Context, schema string, c *child, l *ledger, r *receiver) error {
+// maxUnrecorded is how many of the newest requests are looked up first: more than there can be attempts in flight.
+const maxUnrecorded = 2 * nodeConcurrency
+
+// unrecordedSQL are those of the named deliveries that are pending. It reads no index that the deliveries before them have
+// left full of dead entries: such a question took a tenth of a second.
+const unrecordedSQL = `
+SELECT d.delivery_uuid::text
+  FROM unnest($1::text[]::uuid[]) AS u (uuid)
+ CROSS JOIN LATERAL (SELECT d.delivery_uuid, d.status FROM {schema}.deliveries d WHERE d.delivery_uuid = u.uuid OFFSET 0) d
+ WHERE d.status = 'pending'`
+
+// recorded waits until every delivery of the ledger has been received and recorded, and returns the time of that on the
+// ledger's clock.
+func (b *bench) recorded(ctx context.Context, schema string, c *child, l *ledger) (at time.Duration, err error) {
 	if err := c.wait(ctx, l.all); err != nil {
-		return fmt.Errorf("%d of %d deliveries received: %w", l.distinct.Load(), len(l.ids), err)
+		return 0, fmt.Errorf("%d of %d deliveries received: %w", l.distinct.Load(), len(l.ids), err)
 	}
-	query := in(schema, "SELECT EXISTS (SELECT FROM {schema}.deliveries WHERE status = 'pending' AND endpoint_origin = $1)")
-	return b.poll(ctx, c, query, r.origin())
+	if at, err = b.untilRecorded(ctx, schema, c, l, l.newest(maxUnrecorded)); err != nil {
+		return 0, err
+	}
+	// As a rule there is nothing left among those before.
+	late, err := b.unrecorded(ctx, schema, l.ids)
+	if err != nil || len(late) == 0 {
+		return at, err
+	}
+	return b.untilRecorded(ctx, schema, c, l, late)
 }
 
-// poll waits until a query says false.
-func (b *bench) poll(ctx context.Context, c *child, query string, args ...any) error {
+// untilRecorded waits until none of these deliveries is pending.
+func (b *bench) untilRecorded(ctx context.Context, schema string, c *child, l *ledger, pending []string) (at time.Duration, err error) {
 	for {
-		var more bool
-		if err := b.database.pool.QueryRow(ctx, query, args...).Scan(&more); err != nil {
-			return err
+		if pending, err = b.unrecorded(ctx, schema, pending); err != nil || len(pending) == 0 {
+			return l.now(), err
 		}
-		if !more {
-			return nil
-		}
-		select {
-		case <-c.done:
-			return c.died()
-		default:
-		}
-		if err := sleep(ctx, pollInterval); err != nil {
-			return err
+		if err := c.pause(ctx, pollInterval); err != nil {
+			return 0, err
 		}
 	}
 }
 
-// verifySQL counts the deliveries to an origin, those of them that succeeded by one attempt, and their attempts.
+func (b *bench) unrecorded(ctx context.Context, schema string, ids []string) ([]string, error) {
+	rows, err := b.database.pool.Query(ctx, in(schema, unrecordedSQL), ids)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// verifySQL counts which of the named deliveries are there, which of them succeeded by one attempt, and their attempts.
 const verifySQL = `
 SELECT count(*), count(*) FILTER (WHERE d.status = 'succeeded' AND d.attempt_count = 1 AND d.round = 0 AND a.n = 1 AND a.good = 1),
        coalesce(sum(a.n), 0)::bigint
-  FROM {schema}.deliveries d
-  LEFT JOIN (SELECT delivery_id, count(*) AS n, count(*) FILTER (WHERE outcome = 'succeeded' AND attempt = 1) AS good
-               FROM {schema}.attempts GROUP BY delivery_id) a ON a.delivery_id = d.id
- WHERE d.endpoint_origin = $1`
+  FROM unnest($1::text[]::uuid[]) AS u (uuid)
+ CROSS JOIN LATERAL (SELECT * FROM {schema}.deliveries d WHERE d.delivery_uuid = u.uuid OFFSET 0) d
+ CROSS JOIN LATERAL (SELECT count(*) AS n, count(*) FILTER (WHERE outcome = 'succeeded' AND attempt = 1) AS good
+                       FROM {schema}.attempts a WHERE a.delivery_id = d.id) a`
 
 // verify holds requests, rows and attempts against each other: every delivery received once and succeeded by one attempt.
-func (b *bench) verify(ctx context.Context, schema string, l *ledger, r *receiver) error {
+func (b *bench) verify(ctx context.Context, schema string, l *ledger) error {
 	if problem := l.problem(); problem != "" {
 		return b.wrong("%s", problem)
 	}
 	var rows, good, attempts int
-	if err := b.database.pool.QueryRow(ctx, in(schema, verifySQL), r.origin()).Scan(&rows, &good, &attempts); err != nil {
+	if err := b.database.pool.QueryRow(ctx, in(schema, verifySQL), l.ids).Scan(&rows, &good, &attempts); err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
 	if n := len(l.ids); rows != n || good != n || attempts != n {

@@ -193,13 +193,13 @@ type sizes struct {
 }
 
 // rowsOf is how many deliveries a backlog has unless the user says otherwise.
-const rowsOf = 40_000
+const rowsOf = 30_000
 
 func sizesOf(c Config) sizes {
 	s := sizes{
 		single: 1500 * time.Millisecond, statements: 30, copied: 100_000,
-		latency: 4 * time.Second, warmUp: time.Second, rates: [2]int{50, 1000},
-		hangs: 5 * time.Second, hanging: 2_000, failing: 100_000, steady: 5 * time.Second, steadyRate: 500,
+		latency: 5 * time.Second, warmUp: time.Second, rates: [2]int{50, 1000},
+		hangs: 5 * time.Second, hanging: 2_000, failing: 100_000, steady: 4 * time.Second, steadyRate: 500,
 		inFlight: 2_000, held: 2 * time.Second,
 		finished: 10_000_000, overdue: 1_000_000,
 	}

@@ -62,10 +62,10 @@ func (b *bench) steady(ctx context.Context, schema string, c *child, rate int, d
 	if err != nil {
 		return s, err
 	}
-	if err := b.recorded(ctx, schema, c, l, r); err != nil {
+	if _, err := b.recorded(ctx, schema, c, l); err != nil {
 		return s, err
 	}
-	if err := b.verify(ctx, schema, l, r); err != nil {
+	if err := b.verify(ctx, schema, l); err != nil {
 		return s, err
 	}
 	s.rate = float64(n) / took.Seconds()
@@ -75,8 +75,8 @@ func (b *bench) steady(ctx context.Context, schema string, c *child, rate int, d
 	query := in(schema, `
 		SELECT coalesce(percentile_disc(0.50) WITHIN GROUP (ORDER BY ms), 0), coalesce(percentile_disc(0.99) WITHIN GROUP (ORDER BY ms), 0)
 		  FROM (SELECT extract(epoch FROM finished_at - created_at)::float8 * 1000 AS ms
-		          FROM {schema}.deliveries WHERE endpoint_origin = $1 ORDER BY id OFFSET $2) d`)
-	return s, b.database.pool.QueryRow(ctx, query, r.origin(), cold).Scan(&s.recorded50, &s.recorded99)
+		          FROM {schema}.deliveries WHERE delivery_uuid = ANY ($1::text[]::uuid[])) d`)
+	return s, b.database.pool.QueryRow(ctx, query, l.ids[cold:]).Scan(&s.recorded50, &s.recorded99)
 }
 
 // insertSteadily inserts the ledger's deliveries, each at its time whatever becomes of the others, and says when each was

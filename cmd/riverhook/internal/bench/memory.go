@@ -78,18 +78,14 @@ func (b *bench) memory(ctx context.Context) error {
 			return err
 		}
 		g.release()
-		for _, r := range receivers {
-			if err := b.recorded(ctx, schema, c, g.ledger, r); err != nil {
-				return err
-			}
-		}
-		return nil
+		_, err := b.recorded(ctx, schema, c, g.ledger)
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	if problem := g.ledger.problem(); problem != "" {
-		return b.wrong("%s", problem)
+	if err := b.verify(ctx, schema, g.ledger); err != nil {
+		return err
 	}
 	_, peak := g.count(0)
 	b.note("memory.in_flight", float64(peak))

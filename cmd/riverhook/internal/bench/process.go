@@ -111,6 +111,16 @@ func (c *child) wait(ctx context.Context, ready <-chan struct{}) error {
 	}
 }
 
+// pause waits a while; it fails if the child has ended or ctx has.
+func (c *child) pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-c.done:
+		return c.died()
+	default:
+		return sleep(ctx, d)
+	}
+}
+
 func (c *child) died() error {
 	how := "by itself"
 	if c.err != nil {

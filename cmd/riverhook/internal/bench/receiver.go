@@ -1,12 +1,14 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -67,6 +69,20 @@ func (l *ledger) enter(r *http.Request) {
 	}
 }
 
+// newest are the deliveries, n at most, that were received last.
+func (l *ledger) newest(n int) []string {
+	order := make([]int, len(l.ids))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int { return cmp.Compare(l.arrived[j].Load(), l.arrived[i].Load()) })
+	ids := make([]string, min(n, len(order)))
+	for i := range ids {
+		ids[i] = l.ids[order[i]]
+	}
+	return ids
+}
+
 // problem says what is wrong with the requests when every delivery was to be requested once; empty if nothing is.
 func (l *ledger) problem() string {
 	missing, repeated := 0, 0
@@ -108,9 +124,6 @@ func receive(ctx context.Context, answer http.HandlerFunc) (*receiver, error) {
 
 // close ends it, and every request that it still holds.
 func (r *receiver) close() { _ = r.server.Close() }
-
-// origin is the receiver's, as the column endpoint_origin has it.
-func (r *receiver) origin() string { return r.url[:len(r.url)-len("/hook")] }
 
 // healthy answers 200 at once.
 func healthy(l *ledger) http.HandlerFunc {

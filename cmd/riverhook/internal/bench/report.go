@@ -148,6 +148,8 @@ var catalog = []definition{
 	{name: "growth.list_status_max", label: "  max", unit: "ms", digits: 1, atMost: 50},
 	{name: "growth.list_run_p50", label: "list: a run's, p50", unit: "ms", digits: 1},
 	{name: "growth.list_run_max", label: "  max", unit: "ms", digits: 1, atMost: 50},
+	{name: "growth.list_endpoint_p50", label: "list: part of an endpoint, p50", unit: "ms", digits: 1},
+	{name: "growth.list_endpoint_max", label: "  max", unit: "ms", digits: 1},
 	{name: "growth.show_p50", label: "show: by UUID, p50", unit: "ms", digits: 1},
 	{name: "growth.show_max", label: "  max", unit: "ms", digits: 1, atMost: 50},
 	{name: "growth.sweep_rows", label: "sweep: overdue rows"},

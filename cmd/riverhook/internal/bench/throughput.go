@@ -40,12 +40,9 @@ func (b *bench) river(ctx context.Context) error {
 		if _, err := c.milestone(ctx, lastJob); err != nil {
 			return err
 		}
-		query := in(schema, "SELECT EXISTS (SELECT FROM {schema}.river_job WHERE state IN ('available', 'running', 'retryable', 'scheduled'))")
-		if err := b.poll(ctx, c, query); err != nil {
-			return err
-		}
+		err = b.jobsDone(ctx, schema, c)
 		took = time.Since(first)
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
@@ -60,6 +57,20 @@ func (b *bench) river(ctx context.Context) error {
 	b.note("river.rate", float64(n)/took.Seconds())
 	b.noteCost("river", n, c)
 	return b.database.dropSchemas(ctx, b.keptSchema())
+}
+
+// jobsDone waits until no job is left to do.
+func (b *bench) jobsDone(ctx context.Context, schema string, c *child) error {
+	query := in(schema, "SELECT EXISTS (SELECT FROM {schema}.river_job WHERE state IN ('available', 'running', 'retryable', 'scheduled'))")
+	for {
+		var more bool
+		if err := b.database.pool.QueryRow(ctx, query).Scan(&more); err != nil || !more {
+			return err
+		}
+		if err := c.pause(ctx, pollInterval); err != nil {
+			return err
+		}
+	}
 }
 
 // riverSchema makes a schema with River's own tables.
