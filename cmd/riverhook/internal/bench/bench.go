@@ -57,6 +57,8 @@ type VerificationError struct{ Mode, Problem string }
 
 func (e *VerificationError) Error() string { return "verification of " + e.Mode + ": " + e.Problem }
 
+var errInterrupted = errors.New("bench: interrupted")
+
 // bench is one call of Run.
 type bench struct {
 	Config
@@ -149,8 +151,11 @@ func (b *bench) runMode(ctx context.Context, m Mode, timeout time.Duration) erro
 	run, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done after %s", timeout))
 	defer cancel()
 	err := m.run(b, run)
-	if err == nil || ctx.Err() != nil {
-		return errors.Join(ctx.Err())
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return errInterrupted
 	}
 	if cause := context.Cause(run); cause != nil {
 		err = fmt.Errorf("%w (%w)", cause, err)
