@@ -36,7 +36,7 @@ type Mode struct {
 }
 
 // modeTimeout bounds one run of a mode other than growth.
-const modeTimeout = 5 * time.Minute
+const modeTimeout = 10 * time.Minute
 
 // Modes are all modes, in the order in which they run.
 func Modes() []Mode {
@@ -69,6 +69,7 @@ type bench struct {
 	mode   string             // that runs
 	round  map[string]float64 // figures of the round that runs, by name
 	values map[string][]float64
+	notes  []string
 	top    map[string][]Statement
 	grown  *grown // what growth keeps from round to round
 }
@@ -97,12 +98,17 @@ func Run(ctx context.Context, c Config) (report *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
+	before, known := b.others()
 	for n := range c.Rounds {
 		if err := b.runRound(ctx, n+1, modes); err != nil {
 			return nil, err
 		}
 	}
 	b.fill(report)
+	if after, ok := b.others(); ok && known {
+		others := max(0, (after-before).Seconds()/report.Seconds)
+		report.OtherCPUs = &others
+	}
 	return report, nil
 }
 
@@ -127,7 +133,7 @@ func (b *bench) runRound(ctx context.Context, n int, modes []Mode) error {
 		b.progress.begin(fmt.Sprintf("round %d/%d %s", n, b.Rounds, m.Name))
 		timeout := modeTimeout
 		if m.Heavy {
-			timeout *= 24
+			timeout *= 12
 		}
 		if err := b.runMode(ctx, m, timeout); err != nil {
 			return err
@@ -220,7 +226,7 @@ func sizesOf(c Config) sizes {
 	if c.Rows > 0 {
 		rows = c.Rows
 	}
-	s.river, s.steps, s.deliver, s.mixed = 2*rows, max(1, rows/4), rows, max(10, rows/2)
+	s.river, s.steps, s.deliver, s.mixed = 2*rows, max(1, rows/4), rows, rows
 	if c.GrowthRows > 0 {
 		s.finished = c.GrowthRows
 		s.overdue = min(s.overdue, max(1, c.GrowthRows/10))

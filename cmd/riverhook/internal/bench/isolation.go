@@ -13,6 +13,9 @@ import (
 // hangingOrigins is how many receivers hang, each an origin of its own, beside a backlog.
 const hangingOrigins = 4
 
+// isolationPatience is how long healthy deliveries may take that the others delay. The figure is a lower bound then.
+const isolationPatience = 30 * time.Second
+
 // isolation measures what receivers that hang or fail take from the healthy ones.
 func (b *bench) isolation(ctx context.Context) error {
 	for _, one := range []func(context.Context) error{b.isolateBacklog, b.isolateHanging, b.isolateFailing} {
@@ -128,7 +131,7 @@ func (b *bench) isolateFailing(ctx context.Context) error {
 
 func (b *bench) steadyP99(ctx context.Context, schema string, c *child, name string) error {
 	b.progress.step(name)
-	s, err := b.steady(ctx, schema, c, b.sizes.steadyRate, b.sizes.steady)
+	s, err := b.steady(ctx, schema, c, b.sizes.steadyRate, b.sizes.steady, isolationPatience)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}

@@ -20,7 +20,7 @@ func (b *bench) latency(ctx context.Context) error {
 		for i, name := range []string{"slow", "fast"} {
 			rate := b.sizes.rates[i]
 			b.progress.step(number(float64(rate), 0) + "/s")
-			s, err := b.steady(ctx, schema, c, rate, b.sizes.latency)
+			s, err := b.steady(ctx, schema, c, rate, b.sizes.latency, modeTimeout)
 			if err != nil {
 				return err
 			}
@@ -47,8 +47,9 @@ type steadily struct {
 }
 
 // steady inserts deliveries one by one at a steady rate to a healthy receiver of its own, and waits until they are recorded.
-// What comes during the warm-up is delivered and verified, and not measured.
-func (b *bench) steady(ctx context.Context, schema string, c *child, rate int, during time.Duration) (s steadily, err error) {
+// What comes during the warm-up is delivered and verified, and not measured. When patience ends before all have come, those
+// that have not count as having waited until then, and nothing is verified.
+func (b *bench) steady(ctx context.Context, schema string, c *child, rate int, during, patience time.Duration) (s steadily, err error) {
 	cold := max(1, int(float64(rate)*b.sizes.warmUp.Seconds()))
 	n := cold + max(1, int(float64(rate)*during.Seconds()))
 	l := newLedger(n)
@@ -62,21 +63,42 @@ func (b *bench) steady(ctx context.Context, schema string, c *child, rate int, d
 	if err != nil {
 		return s, err
 	}
-	if _, err := b.recorded(ctx, schema, c, l); err != nil {
+	s.rate = float64(n) / took.Seconds()
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err = b.recorded(waiting, schema, c, l)
+	switch {
+	case waiting.Err() != nil && ctx.Err() == nil:
+		s.waited = l.waited(committed[cold:], cold)
+		b.notes = append(b.notes, fmt.Sprintf("%s: %d of %d deliveries had not come after %s more: the figure is a lower bound.",
+			b.mode, n-int(l.distinct.Load()), n, patience))
+		return s, nil
+	case err != nil:
 		return s, err
 	}
+	s.waited = l.waited(committed[cold:], cold)
 	if err := b.verify(ctx, schema, l); err != nil {
 		return s, err
-	}
-	s.rate = float64(n) / took.Seconds()
-	for i := cold; i < n; i++ {
-		s.waited = append(s.waited, max(0, time.Duration(l.arrived[i].Load())-committed[i]))
 	}
 	query := in(schema, `
 		SELECT coalesce(percentile_disc(0.50) WITHIN GROUP (ORDER BY ms), 0), coalesce(percentile_disc(0.99) WITHIN GROUP (ORDER BY ms), 0)
 		  FROM (SELECT extract(epoch FROM finished_at - created_at)::float8 * 1000 AS ms
 		          FROM {schema}.deliveries WHERE delivery_uuid = ANY ($1::text[]::uuid[])) d`)
 	return s, b.database.pool.QueryRow(ctx, query, l.ids[cold:]).Scan(&s.recorded50, &s.recorded99)
+}
+
+// waited is how long each delivery from number first on has waited since it was committed, until its request or until now.
+func (l *ledger) waited(committed []time.Duration, first int) []time.Duration {
+	now := l.now()
+	waited := make([]time.Duration, len(committed))
+	for i := range waited {
+		arrived := time.Duration(l.arrived[first+i].Load())
+		if arrived == 0 {
+			arrived = now
+		}
+		waited[i] = max(0, arrived-committed[i])
+	}
+	return waited
 }
 
 // insertSteadily inserts the ledger's deliveries, each at its time whatever becomes of the others, and says when each was

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -73,6 +74,35 @@ func familyCPU(pid int) (time.Duration, bool) {
 		}
 	}
 	return 0, false
+}
+
+// busyCPU is the CPU time that the whole machine has used so far.
+func busyCPU() (busy time.Duration, ok bool) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, false
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(line) // cpu user nice system idle iowait irq softirq steal ...
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0, false
+	}
+	for _, i := range []int{1, 2, 3, 6, 7, 8} {
+		n, _ := strconv.ParseInt(fields[i], 10, 64)
+		busy += time.Duration(n) * clockTick
+	}
+	return busy, true
+}
+
+// ownCPU is the CPU time that this process and its ended children have used so far.
+func ownCPU() (used time.Duration) {
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var u syscall.Rusage
+		if syscall.Getrusage(who, &u) == nil {
+			used += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+		}
+	}
+	return used
 }
 
 // peakMemory is the most memory that a process has had, in bytes; 0 where the system does not say.

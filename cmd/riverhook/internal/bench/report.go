@@ -25,6 +25,8 @@ type Report struct {
 	Rounds     int                    `json:"rounds"`
 	Rows       int                    `json:"rows"`
 	Machine    Machine                `json:"machine"`
+	OtherCPUs  *float64               `json:"other_cpus"` // CPUs that others kept busy meanwhile, on average; null where that is not known
+	Notes      []string               `json:"notes,omitempty"`
 	Figures    []Figure               `json:"figures"`
 	Statements map[string][]Statement `json:"statements,omitempty"` // by mode, of its last run
 }
@@ -200,9 +202,20 @@ func cpuModel() string {
 	return ""
 }
 
+// others is the CPU time that the rest of the machine has used so far.
+func (b *bench) others() (time.Duration, bool) {
+	busy, ok := busyCPU()
+	if !ok {
+		return 0, false
+	}
+	postgres, ok := b.database.cpu()
+	return busy - ownCPU() - postgres, ok
+}
+
 // fill puts the figures of all rounds into the report.
 func (b *bench) fill(r *Report) {
 	r.Seconds = time.Since(r.StartedAt).Seconds()
+	r.Notes = b.notes
 	for _, d := range catalog {
 		runs := b.values[d.name]
 		if len(runs) == 0 {
@@ -266,11 +279,17 @@ func (r *Report) WriteTable(w io.Writer) error {
 	for _, name := range settingNames {
 		settings = append(settings, name+" "+m.Settings[name])
 	}
-	fmt.Fprintf(w, "riverhook %s, %s/%s, %d CPUs %s, %s\nPostgres %s (%s), %s\n%d round(s), backlog of %s rows with 1 KB payloads, %.0f s in all; all deliveries verified\n",
+	fmt.Fprintf(w, "riverhook %s, %s/%s, %d CPUs %s, %s\nPostgres %s (%s), %s\n%d round(s), backlog of %s rows with 1 KB payloads, %.0f s in all\n",
 		r.Version, m.OS, m.Arch, m.CPUs, cmp.Or(m.CPU, "of unknown model"), m.Go, m.Postgres, whose, strings.Join(settings, ", "),
 		r.Rounds, number(float64(r.Rows), 0), r.Seconds)
 	if r.Quick {
 		fmt.Fprintln(w, "A quick run: its figures mean nothing.")
+	}
+	if r.OtherCPUs != nil {
+		fmt.Fprintf(w, "Meanwhile other processes kept %.1f of the CPUs busy.\n", *r.OtherCPUs)
+	}
+	for _, note := range r.Notes {
+		fmt.Fprintln(w, note)
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	shown := ""
