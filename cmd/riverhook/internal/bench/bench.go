@@ -98,6 +98,9 @@ func Run(ctx context.Context, c Config) (report *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if server := b.database.server; server != nil && inMemory(server.Dir()) {
+		b.notes = append(b.notes, "Postgres's directory is in memory, where fsync costs nothing: name one on a disk with TMPDIR.")
+	}
 	before, known := b.others()
 	for n := range c.Rounds {
 		if err := b.runRound(ctx, n+1, modes); err != nil {

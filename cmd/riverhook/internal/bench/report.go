@@ -288,6 +288,9 @@ func (r *Report) WriteTable(w io.Writer) error {
 	if r.OtherCPUs != nil {
 		fmt.Fprintf(w, "Meanwhile other processes kept %.1f of the CPUs busy.\n", *r.OtherCPUs)
 	}
+	if len(r.Notes) == 0 {
+		fmt.Fprintln(w, "Every delivery was received once, and recorded by one attempt.")
+	}
 	for _, note := range r.Notes {
 		fmt.Fprintln(w, note)
 	}
