@@ -3,9 +3,11 @@
 
 GOLANGCI_LINT_VERSION := v2.15.0
 
-VERSION   := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
-TESTFLAGS ?=
-STAY      ?=
+VERSION    := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+TESTFLAGS  ?=
+STAY       ?=
+BENCHFLAGS ?=
+ROWS       ?= 10000000
 
 # Go refuses to build in a tree whose owner or repository git does not like, if it is to stamp the binary; VERSION does.
 export GOFLAGS := $(strip $(shell go env GOFLAGS) -buildvcs=false)
@@ -20,7 +22,7 @@ HAVE_CC = $(shell printf '\043include <stdlib.h>\n' | $$(go env CC) -x c -fsynta
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z/]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
 
 .PHONY: build
 build: ## build bin/riverhook, static
@@ -58,6 +60,14 @@ check: build vet fmt lint ## all that CI checks; needs a C compiler
 demo: build ## show riverhook at work; STAY=1 leaves it running until Ctrl-C
 	go build -o bin/demo ./cmd/demo
 	bin/demo $(if $(STAY),-stay)
+
+.PHONY: bench
+bench: build ## measure riverhook, beside River itself; BENCHFLAGS="deliver latency --runs 5" goes to riverhook bench
+	bin/riverhook bench $(BENCHFLAGS)
+
+.PHONY: bench/growth
+bench/growth: build ## measure with ROWS finished deliveries in the table (10 million: half an hour, 20 GB)
+	bin/riverhook bench growth --rows $(ROWS) $(BENCHFLAGS)
 
 .PHONY: clean
 clean: ## remove what the other targets built

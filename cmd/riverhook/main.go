@@ -36,8 +36,9 @@ type commands struct {
 	Secrets     secretsCmd     `cmd:"" help:"Secrets that requests are signed with (Standard Webhooks)."`
 	Erase       eraseCmd       `cmd:"" help:"Remove all deliveries of a tenant or a run, with their attempts, now."`
 	Sweep       sweepCmd       `cmd:"" help:"Sweep now: give overdue deliveries without a live job one, and take back what a dead node held."`
-	Help        helpCmd        `cmd:"" help:"Explain a topic: retries."`
-	Version     versionCmd     `cmd:"" help:"Print the version."`
+	benchCommands
+	Help    helpCmd    `cmd:"" help:"Explain a topic: retries."`
+	Version versionCmd `cmd:"" help:"Print the version."`
 
 	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
 }
@@ -102,7 +103,7 @@ func nameValues(k *kong.Kong) error {
 }
 
 // internalPrefix is what our packages begin their errors with: for the log, and not for people.
-var internalPrefix = regexp.MustCompile(`^(riverhook: )?(((credential|egress|migrations|signing|store|sweeper|worker): )+([a-z]+: )?)?`)
+var internalPrefix = regexp.MustCompile(`^(riverhook: )?(((bench|credential|egress|migrations|signing|store|sweeper|worker): )+([a-z]+: )?)?`)
 
 // untilSignal is a context that the first SIGINT or SIGTERM ends. The second one ends the process at once: leases run out,
 // and the sweep takes the deliveries back.
