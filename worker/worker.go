@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -24,6 +25,9 @@ type Config struct {
 	Node      string // this process, new at each start
 	Policy    delivery.Policy
 	Headers   Headers
+
+	Concurrency         int // attempts in flight; default of the program 2000
+	EndpointConcurrency int // of those, the share of an origin that does not answer; default of the program 100
 
 	Timeout    time.Duration // of one attempt, all of it; default of the program 30 s
 	Lease      time.Duration // how long a claim holds; at least Timeout + 2 s, default of the program Timeout + 60 s
@@ -54,6 +58,9 @@ type Worker struct {
 
 	claims   group[delivery.JobArgs, claim]
 	records  group[store.Attempt, record]
+	holds    group[store.Release, bool]
+	limiter  *limiter
+	working  atomic.Int64     // jobs that have a place
 	suspects [2]chan struct{} // places for deliveries whose last attempts were abandoned: two in a row, and more
 
 	mu         sync.Mutex
@@ -69,6 +76,7 @@ const (
 	// A flush takes few milliseconds; two at a time keep both database and process busy, more only make the batches smaller.
 	claimLanes, claimSize   = 2, 500
 	recordLanes, recordSize = 2, 500
+	holdLanes, holdSize     = 1, 500
 	// maxBatchBytes of payload come with one claim.
 	maxBatchBytes = 16 << 20
 	// statementTimeout bounds one try of a claim, record or release. The server gives up before it.
@@ -97,6 +105,8 @@ func New(c Config) *Worker {
 	}
 	w.claims = group[delivery.JobArgs, claim]{flush: w.flushClaims, size: claimSize, lanes: claimLanes}
 	w.records = group[store.Attempt, record]{flush: w.flushRecords, size: recordSize, lanes: recordLanes}
+	w.holds = group[store.Release, bool]{flush: w.flushHolds, size: holdSize, lanes: holdLanes}
+	w.limiter = newLimiter(c.Concurrency, c.EndpointConcurrency)
 	w.life, w.stop = context.WithCancel(context.Background())
 	return w
 }
@@ -140,6 +150,8 @@ func (w *Worker) Close(ctx context.Context) {
 // row's, never River's. Where the process dies on the way, the sweep finds: before the claim, a due row whose job is no
 // longer alive; after it, a lease that runs out; after the record, nothing to do.
 func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) error {
+	w.working.Add(1)
+	defer w.working.Add(-1)
 	if w.isUnresolved(job.Args.DeliveryID) {
 		return river.JobSnooze(busyDelay)
 	}
@@ -158,9 +170,18 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 		return nil
 	}
 
+	if hold := w.admit(ctx, c.delivery); hold != store.NotHeld {
+		if ctx.Err() != nil {
+			w.release(store.Release{Fence: c.delivery.Fence()})
+			return context.Cause(ctx)
+		}
+		w.hold(c.delivery, hold)
+		return nil
+	}
 	leave, again, ok := w.enter(ctx, &c)
 	if !ok {
-		w.release(again, c.delivery.Fence())
+		w.limiter.done(time.Now(), c.delivery.Origin, time.Time{}, noReaction)
+		w.release(store.Release{Fence: c.delivery.Fence(), Delay: again})
 		return nil
 	}
 	defer leave()
@@ -168,11 +189,13 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 	started := time.Now()
 	s := w.send(ctx, c.delivery)
 	if s.interrupted {
+		w.limiter.done(time.Now(), c.delivery.Origin, started, noReaction)
 		if s.untouched {
-			w.release(0, c.delivery.Fence())
+			w.release(store.Release{Fence: c.delivery.Fence()})
 		} // otherwise bytes may have gone out: the lease runs out, and the attempt is abandoned
 		return context.Cause(ctx)
 	}
+	w.limiter.done(time.Now(), c.delivery.Origin, started, reactionTo(s.Observation))
 	attempt := store.Attempt{
 		Fence:      c.delivery.Fence(),
 		Job:        job.ID,
@@ -255,23 +278,23 @@ func (w *Worker) flushClaims(jobs []delivery.JobArgs) []claim {
 }
 
 // release gives claims back, in the background, until it is done or their lease has ended.
-func (w *Worker) release(again time.Duration, fences ...delivery.Fence) {
-	w.background.Go(func() { w.releaseNow(again, fences) })
+func (w *Worker) release(releases ...store.Release) {
+	w.background.Go(func() { w.releaseNow(releases) })
 }
 
 // releaseUnknown releases claims of which nobody knows whether they were committed: what was, nobody is sending. Until that
 // is known, their deliveries are not claimed here again: a second claim would have the same fence, and be released in the
 // middle of its attempt.
 func (w *Worker) releaseUnknown(jobs []delivery.JobArgs) {
-	fences := make([]delivery.Fence, len(jobs))
+	releases := make([]store.Release, len(jobs))
 	w.mu.Lock()
 	for i, job := range jobs {
-		fences[i] = delivery.Fence{ID: job.DeliveryID, Claim: job.Claim + 1, Node: w.node}
+		releases[i].Fence = delivery.Fence{ID: job.DeliveryID, Claim: job.Claim + 1, Node: w.node}
 		w.unresolved[job.DeliveryID]++
 	}
 	w.mu.Unlock()
 	w.background.Go(func() {
-		w.releaseNow(0, fences)
+		w.releaseNow(releases)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		for _, job := range jobs {
@@ -288,17 +311,17 @@ func (w *Worker) isUnresolved(id int64) bool {
 	return w.unresolved[id] > 0
 }
 
-func (w *Worker) releaseNow(again time.Duration, fences []delivery.Fence) {
+func (w *Worker) releaseNow(releases []store.Release) {
 	ctx, cancel := context.WithTimeout(w.life, w.lease)
 	defer cancel()
-	for delay := minDelay; len(fences) > 0; delay = min(2*delay, maxDelay) {
+	for delay := minDelay; len(releases) > 0; delay = min(2*delay, maxDelay) {
 		try, cancel := context.WithTimeout(ctx, statementTimeout)
-		busy, err := w.store.Release(try, fences, again, false)
+		busy, err := w.store.Release(try, releases)
 		cancel()
 		if err == nil {
-			fences = busy
+			releases = busy
 		}
-		if len(fences) > 0 && !sleep(ctx, delay) {
+		if len(releases) > 0 && !sleep(ctx, delay) {
 			return
 		}
 	}

@@ -27,6 +27,7 @@ func onDatabase(t *testing.T, db *pgtest.DB, transport http.RoundTripper) *Worke
 	w := New(Config{
 		Store: store.New(db.Pool, db.Schema), Transport: transport, Log: slog.New(slog.DiscardHandler), Node: "me",
 		Policy: delivery.DefaultPolicy(), Headers: testHeaders(), Timeout: ample, Lease: 2 * time.Minute, MaxPayload: 1 << 20,
+		Concurrency: 100, EndpointConcurrency: 10,
 	})
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -26,14 +26,15 @@ type serveCmd struct {
 	schemaFlag
 	policyFlags
 	logFlags
-	Migrate       bool      `help:"Bring the database's schema up first, as \"riverhook migrate up\" does."`
-	Listen        string    `env:"RIVERHOOK_LISTEN" default:"127.0.0.1:8090" help:"Address of the HTTP listener: /healthz, /readyz and River UI (default ${default})."`
-	Concurrency   int       `env:"RIVERHOOK_CONCURRENCY" default:"2000" help:"Attempts in flight (default ${default})."`
-	DBMaxConns    int       `name:"db-max-conns" env:"RIVERHOOK_DB_MAX_CONNS" default:"20" help:"Connections to Postgres, all together (default ${default})."`
-	PollOnly      bool      `env:"RIVERHOOK_POLL_ONLY" default:"false" help:"Poll instead of LISTEN, as a transaction pooler needs it."`
-	Timeout       duration  `env:"RIVERHOOK_TIMEOUT" default:"30s" help:"Of one attempt, from name resolution to the end of the answer (default ${default})."`
-	Lease         *duration `env:"RIVERHOOK_LEASE" placeholder:"DURATION" help:"How long a claim holds without an outcome (default: timeout + 60s; at least timeout + 2s)."`
-	SweepInterval duration  `env:"RIVERHOOK_SWEEP_INTERVAL" default:"15s" help:"Time between two sweeps (default ${default})."`
+	Migrate             bool      `help:"Bring the database's schema up first, as \"riverhook migrate up\" does."`
+	Listen              string    `env:"RIVERHOOK_LISTEN" default:"127.0.0.1:8090" help:"Address of the HTTP listener: /healthz, /readyz and River UI (default ${default})."`
+	Concurrency         int       `env:"RIVERHOOK_CONCURRENCY" default:"2000" help:"Attempts in flight (default ${default})."`
+	EndpointConcurrency int       `env:"RIVERHOOK_ENDPOINT_CONCURRENCY" default:"100" help:"Attempts in flight of a receiver that does not answer, per node; one that answers may use what is free (default ${default})."`
+	DBMaxConns          int       `name:"db-max-conns" env:"RIVERHOOK_DB_MAX_CONNS" default:"20" help:"Connections to Postgres, all together (default ${default})."`
+	PollOnly            bool      `env:"RIVERHOOK_POLL_ONLY" default:"false" help:"Poll instead of LISTEN, as a transaction pooler needs it."`
+	Timeout             duration  `env:"RIVERHOOK_TIMEOUT" default:"30s" help:"Of one attempt, from name resolution to the end of the answer (default ${default})."`
+	Lease               *duration `env:"RIVERHOOK_LEASE" placeholder:"DURATION" help:"How long a claim holds without an outcome (default: timeout + 60s; at least timeout + 2s)."`
+	SweepInterval       duration  `env:"RIVERHOOK_SWEEP_INTERVAL" default:"15s" help:"Time between two sweeps (default ${default})."`
 	retentionFlags
 	headerFlags
 	MissingCredential string   `env:"RIVERHOOK_MISSING_CREDENTIAL" default:"fail" enum:"fail,send" help:"What to do with a delivery whose credential is missing: ${enum} (default ${default})."`
@@ -52,6 +53,8 @@ func (s *serveCmd) Validate() error {
 	switch {
 	case s.Concurrency < 1 || s.Concurrency > 10_000:
 		return errors.New("--concurrency (RIVERHOOK_CONCURRENCY): from 1 to 10000")
+	case s.EndpointConcurrency < 1 || s.EndpointConcurrency > 10_000:
+		return errors.New("--endpoint-concurrency (RIVERHOOK_ENDPOINT_CONCURRENCY): from 1 to 10000")
 	case s.DBMaxConns < node.MinConns || s.DBMaxConns > 1000:
 		return fmt.Errorf("--db-max-conns (RIVERHOOK_DB_MAX_CONNS): from %d to 1000", node.MinConns)
 	case timeout < 10*time.Millisecond || timeout > time.Hour:
@@ -110,7 +113,7 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 	}
 	n, err := node.New(node.Config{
 		Database: database, Schema: string(s.Schema), Log: log, Version: programVersion(),
-		Concurrency: s.Concurrency, MaxConns: s.DBMaxConns, PollOnly: s.PollOnly, Migrate: s.Migrate,
+		Concurrency: s.Concurrency, EndpointConcurrency: s.EndpointConcurrency, MaxConns: s.DBMaxConns, PollOnly: s.PollOnly, Migrate: s.Migrate,
 		Timeout: time.Duration(s.Timeout), Lease: s.lease(), Policy: s.policy(), SweepInterval: time.Duration(s.SweepInterval),
 		Retention: time.Duration(s.Retention), RetentionDeadLetter: time.Duration(s.RetentionDeadLetter),
 		Headers:    s.rules(),

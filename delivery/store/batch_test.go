@@ -217,16 +217,21 @@ func TestRelease(t *testing.T) {
 	require.NoError(t, err)
 	_, err = tx.Exec(ctx, `SELECT FROM riverhook.deliveries WHERE id = $1 FOR UPDATE`, fences[3].ID)
 	require.NoError(t, err)
-	busy, err := st.Release(ctx, fences, 0, false)
+	releases := make([]store.Release, 4)
+	for i, fence := range fences {
+		releases[i] = store.Release{Fence: fence}
+	}
+	releases[3].Hold = store.HeldNoAnswer
+	busy, err := st.Release(ctx, releases)
 	require.NoError(t, err)
-	assert.Equal(t, fences[3:], busy)
+	assert.Equal(t, releases[3:], busy)
 	require.NoError(t, tx.Rollback(ctx))
-	busy, err = st.Release(ctx, fences[3:], 0, true)
+	busy, err = st.Release(ctx, busy)
 	require.NoError(t, err)
 	assert.Empty(t, busy)
 
-	assert.Equal(t, []string{"pending 2 - - job", "pending 1 me - -", "canceled 2 - - -", "pending 2 - held -"}, pgtest.Column[string](t, db, `
-		SELECT concat_ws(' ', status, d.claim, coalesce(claimed_by, '-'), CASE WHEN held_since IS NULL THEN '-' ELSE 'held' END, CASE WHEN j.id IS NULL THEN '-' ELSE 'job' END)
+	assert.Equal(t, []string{"pending 2 - - job", "pending 1 me - -", "canceled 2 - - -", "pending 2 - no_answer -"}, pgtest.Column[string](t, db, `
+		SELECT concat_ws(' ', status, d.claim, coalesce(claimed_by, '-'), CASE WHEN held_since IS NULL THEN '-' ELSE held_reason END, CASE WHEN j.id IS NULL THEN '-' ELSE 'job' END)
 		  FROM riverhook.deliveries d LEFT JOIN riverhook.river_job j ON j.unique_key = riverhook.delivery_job_key(d.id, d.claim) ORDER BY d.id`))
 	assert.True(t, pgtest.Scalar[bool](t, db, `SELECT finished_at IS NOT NULL FROM riverhook.deliveries WHERE status = 'canceled'`))
 }

@@ -56,7 +56,7 @@ WITH wanted AS (
       FROM locked l
 ), taken AS (
     UPDATE {schema}.deliveries d
-       SET claim = d.claim + 1, claimed_by = $3, leased_until = now() + make_interval(secs => $4), held_since = NULL, updated_at = now()
+       SET claim = d.claim + 1, claimed_by = $3, leased_until = now() + make_interval(secs => $4), held_since = NULL, held_reason = NULL, updated_at = now()
       FROM sized s
      WHERE d.id = s.id AND s.bytes_before < $6
     RETURNING d.id, s.n, s.payload_bytes, d.delivery_uuid, d.organization_id, d.workflow_run_id, d.webhook_node_id, d.webhook_name,

@@ -90,7 +90,11 @@ func TestHotPlans(t *testing.T) {
 			"claimableSQL":         `('{1,2}', '{0,0}')`,
 			"recordSQL":            `('{1}', '{1}', '{n}', '{0}', '{1}', '{0}', '{1}', '{succeeded}', '{NULL}', '{succeeded}', '{0}', '{NULL}', '{200}', '{NULL}', '{NULL}', '{1}')`,
 			"unrecordedSQL":        `('{1}', '{1}', '{n}', '{0}', '{1}')`,
-			"releaseSQL":           `('{1}', '{1}', '{n}', false, 0)`,
+			"releaseSQL":           `('{1}', '{1}', '{n}', '{0}', '{NULL}')`,
+			"heldReceiversSQL":     `('', '', 1000)`,
+			"pullSQL":              `('{http://a}', '{default}', '{10}')`,
+			"holdQueuedSQL":        `('{http://a}', '{failing}', 1000)`,
+			"letPassSQL":           `('{http://b}', 10, 100, 1000)`,
 			"heldSQL":              `('{1}', '{1}', '{n}')`,
 			"sweepPageSQL":         `('-infinity', 0, 1000, 60)`,
 			"lockExpiredSQL":       `('{1,2}')`,
@@ -125,6 +129,17 @@ func TestHotPlans(t *testing.T) {
 				// By primary key, each row of the list one probe: through another index it would be all pending rows for each.
 				assert.NotRegexp(t, `(Index|Bitmap).* (on|using) deliveries_(status|due|org|origin|done|dead|ended)`, plan, "%s on a %s table", name, phase)
 				assert.Contains(t, plan, "Index Cond: (id = ", "%s on a %s table:\n%s", name, phase, plan)
+			}
+			switch name {
+			case "heldReceiversSQL", "pullSQL":
+				assert.Contains(t, plan, "deliveries_held_idx", "%s on an %s table:\n%s", name, phase, plan)
+			case "holdQueuedSQL":
+				assert.Contains(t, plan, "river_job_prioritized_fetching_index", "%s on an %s table:\n%s", name, phase, plan)
+				assert.Equal(t, 3, strings.Count(plan, "deliveries_pkey"), "%s on an %s table:\n%s", name, phase, plan)
+			case "letPassSQL":
+				assert.Contains(t, plan, "deliveries_origin_due_idx", "%s on an %s table:\n%s", name, phase, plan)
+				assert.Contains(t, plan, "river_job_unique_idx", "%s on an %s table:\n%s", name, phase, plan)
+				assert.NotContains(t, plan, "deliveries_due_idx", "%s on an %s table:\n%s", name, phase, plan)
 			}
 			if name == "sweepPageSQL" {
 				assert.Contains(t, plan, "deliveries_due_idx", plan)

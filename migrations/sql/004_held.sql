@@ -1,9 +1,10 @@
 ---- tern: disable-tx ----
--- What is held back, and River's indexes that nothing uses. As 003: concurrently, outside of a transaction, repeatable.
-SET lock_timeout = '5min';
-
+-- What is held back, and River's indexes that nothing uses. As 003: concurrently, outside of a transaction, repeatable; only
+-- the column takes a lock that others would queue behind.
+SET lock_timeout = '2s';
 ALTER TABLE {{.schema}}.deliveries ADD COLUMN IF NOT EXISTS held_reason text;
-COMMENT ON COLUMN {{.schema}}.deliveries.held_reason IS 'Why it is held: paused, no_answer, failing or crowded.';
+COMMENT ON COLUMN {{.schema}}.deliveries.held_reason IS 'Why it is held: paused, no_answer, failing or crowded. Means nothing where held_since is null.';
+SET lock_timeout = '5min';
 
 -- What is held, by whom it is for: nodes pull from it. A claim leaves held_since as it is, null, and so its row on its page.
 DROP INDEX CONCURRENTLY IF EXISTS {{.schema}}.deliveries_held_idx;

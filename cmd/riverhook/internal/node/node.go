@@ -40,10 +40,11 @@ type Config struct {
 	Log      *slog.Logger
 	Version  string
 
-	Concurrency int // attempts in flight
-	MaxConns    int // connections to Postgres, all pools together
-	PollOnly    bool
-	Migrate     bool // bring the schema up first
+	Concurrency         int // attempts in flight
+	EndpointConcurrency int // of those, the share of an origin that does not answer
+	MaxConns            int // connections to Postgres, all pools together
+	PollOnly            bool
+	Migrate             bool // bring the schema up first
 
 	Timeout, Lease        time.Duration
 	Policy                delivery.Policy
@@ -69,6 +70,9 @@ const (
 	// closeGrace is how long releases may go on after the last attempt has ended.
 	closeGrace = 5 * time.Second
 )
+
+// reindexed are River's indexes that a schema of ours still has.
+var reindexed = []string{"river_job_pkey", "river_job_prioritized_fetching_index", "river_job_state_and_finalized_at_index", "river_job_unique_idx"}
 
 // Node is one running riverhook. Its zero value is not usable: New makes one.
 type Node struct {
@@ -235,6 +239,9 @@ func (n *Node) deliver(ctx context.Context) error {
 		Lease:      n.Lease,
 		MaxPayload: n.MaxPayload,
 
+		Concurrency:         n.Concurrency,
+		EndpointConcurrency: n.EndpointConcurrency,
+
 		Keys:        n.Keys,
 		LogRequests: n.LogRequests,
 
@@ -245,6 +252,9 @@ func (n *Node) deliver(ctx context.Context) error {
 		defer cancel()
 		w.Close(ctx)
 	}()
+	if err := w.LoadPauses(ctx); err != nil {
+		return err
+	}
 	client, err := n.newClient(w, n.NewSweeper())
 	if err != nil {
 		return err
@@ -256,6 +266,9 @@ func (n *Node) deliver(ctx context.Context) error {
 	if _, err := client.Insert(ctx, sweeper.JobArgs{}, nil); err != nil {
 		n.Log.Warn("no sweep at the start", "error", err)
 	}
+	var isolation sync.WaitGroup
+	isolation.Go(func() { w.Isolate(ctx) })
+	defer isolation.Wait()
 	ui, err := n.newUI(ctx, client)
 	if err != nil {
 		n.Log.Error("River UI is not available", "error", err)
@@ -312,10 +325,13 @@ func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pg
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if owns, err := n.store.OwnsJobs(ctx); err != nil {
+	owns, err := n.store.OwnsJobs(ctx)
+	if err != nil {
 		return nil, err
-	} else if !owns {
-		config.ReindexerIndexNames = []string{} // River's daily reindexing takes the owner
+	}
+	config.ReindexerIndexNames = []string{} // River's daily reindexing takes the owner
+	if owns {
+		config.ReindexerIndexNames = append(config.ReindexerIndexNames, reindexed...)
 	}
 	return river.NewClient(riverpgxv5.New(n.pools.river), config)
 }

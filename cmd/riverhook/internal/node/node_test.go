@@ -75,7 +75,7 @@ func config(t testing.TB, db *pgtest.DB) node.Config {
 	return node.Config{
 		Database: database, Schema: db.Schema, Version: "test",
 		Log:         slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level})),
-		Concurrency: 200, MaxConns: 12, Timeout: 5 * time.Second, Lease: 10 * time.Second,
+		Concurrency: 200, EndpointConcurrency: 100, MaxConns: 12, Timeout: 5 * time.Second, Lease: 10 * time.Second,
 		Policy: delivery.Policy{
 			MaxAttempts: 3, BaseDelay: 50 * time.Millisecond, MaxDelay: time.Second, Retryable: delivery.DefaultRetryable(),
 		},

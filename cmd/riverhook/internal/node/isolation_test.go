@@ -1,0 +1,125 @@
+package node_test
+
+import (
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/riverhook/riverhook/migrations/pgtest"
+)
+
+// bulk inserts n deliveries to a URL.
+func bulk(t testing.TB, db *pgtest.DB, url string, n int) {
+	t.Helper()
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) SELECT $1 FROM generate_series(1, $2::int)`, url, n)
+}
+
+const succeededSQL = `SELECT count(*)::int FROM riverhook.deliveries WHERE status = 'succeeded' AND endpoint_url LIKE $1 || '%'`
+
+// A receiver that hangs, and was there first, has its share of the places, and what is beyond it waits without a job; the
+// deliveries of the others do not wait at all.
+func TestReceiverThatHangsDelaysNobody(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	var inFlight, most atomic.Int64
+	release := make(chan struct{})
+	hangs := newReceiver(t, func(_ http.ResponseWriter, r *http.Request) {
+		most.Store(max(most.Load(), inFlight.Add(1))) // good enough: nobody leaves before all are in
+		defer inFlight.Add(-1)
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	})
+	bulk(t, db, hangs.URL, 500)
+	others := newReceiver(t, nil)
+	c := config(t, db)
+	c.Concurrency, c.EndpointConcurrency, c.Timeout, c.Lease = 50, 5, time.Minute, 3*time.Minute
+	start(t, c)
+	eventually(t, db, 495, `SELECT count(*)::int FROM riverhook.deliveries WHERE held_since IS NOT NULL AND held_reason = 'no_answer' AND claimed_by IS NULL`)
+	bulk(t, db, others.URL, 500)
+	eventually(t, db, 500, succeededSQL, others.URL)
+	assert.LessOrEqual(t, most.Load(), int64(5))
+	assert.Equal(t, 5, hangs.count())
+	assert.Equal(t, "0 495", pgtest.Scalar[string](t, db, `SELECT concat_ws(' ', sum(attempt_count), count(*) FILTER (WHERE held_since IS NOT NULL))
+		FROM riverhook.deliveries WHERE status = 'pending'`), "holding back is no attempt")
+
+	// As soon as it answers, all of it is pulled, once each.
+	close(release)
+	eventually(t, db, 500, succeededSQL, hangs.URL)
+	assert.Equal(t, 500, hangs.count())
+	assert.Equal(t, 1000, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.attempts`))
+}
+
+// One that fails every attempt is asked a few times a second, and all of its backlog comes when it has recovered.
+func TestReceiverThatFailsIsPaced(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	var well atomic.Bool
+	fails := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) {
+		if !well.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	bulk(t, db, fails.URL, 2000)
+	c := config(t, db)
+	c.Concurrency, c.EndpointConcurrency, c.Policy.MaxAttempts = 50, 5, 1000
+	start(t, c)
+	eventually(t, db, true, `SELECT count(*) > 1500 FROM riverhook.deliveries WHERE held_since IS NOT NULL AND held_reason = 'failing'`)
+	others := newReceiver(t, nil)
+	bulk(t, db, others.URL, 100)
+	eventually(t, db, 100, succeededSQL, others.URL)
+	well.Store(true)
+	eventually(t, db, 2000, succeededSQL, fails.URL)
+	assert.Zero(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.deliveries WHERE held_since IS NOT NULL`))
+}
+
+// A receiver that answers, slowly, and has a backlog, leaves room for what comes later for others.
+func TestOthersPassABacklog(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	slow := newReceiver(t, func(_ http.ResponseWriter, r *http.Request) {
+		select { // an answer that takes its time
+		case <-time.After(100 * time.Millisecond):
+		case <-r.Context().Done():
+		}
+	})
+	bulk(t, db, slow.URL, 2000) // 4 s worth and more
+	c := config(t, db)
+	c.Concurrency, c.EndpointConcurrency = 50, 5
+	start(t, c)
+	eventually(t, db, true, `SELECT count(*) > 50 FROM riverhook.deliveries WHERE status = 'succeeded'`)
+	others := newReceiver(t, nil)
+	bulk(t, db, others.URL, 50)
+	eventually(t, db, 50, succeededSQL, others.URL)
+	assert.Positive(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.deliveries WHERE status = 'pending'`), "they did not have to wait for the whole backlog")
+	eventually(t, db, 2000, succeededSQL, slow.URL)
+	assert.Equal(t, 2000, slow.count())
+}
+
+// A pause holds back within a moment, also what comes later and after a restart, and lets go of all of it.
+func TestPause(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r, other := newReceiver(t, nil), newReceiver(t, nil)
+	db.Exec(t, `INSERT INTO riverhook.pauses (endpoint_origin, organization_id) VALUES ($1, 'acme')`, r.URL)
+	paused := insert(t, db, r.URL, "organization_id", "acme")
+	_, stop := start(t, config(t, db))
+	same := insert(t, db, r.URL)
+	elsewhere := insert(t, db, other.URL, "organization_id", "acme")
+	eventually(t, db, "succeeded round 0 attempts 1 abandoned 0 200 -", rowSQL, same)
+	eventually(t, db, "succeeded round 0 attempts 1 abandoned 0 200 -", rowSQL, elsewhere)
+	eventually(t, db, "paused", `SELECT coalesce(held_reason, '') FROM riverhook.deliveries WHERE id = $1`, paused)
+	stop()
+	start(t, config(t, db))
+	late := insert(t, db, r.URL, "organization_id", "acme")
+	eventually(t, db, "paused", `SELECT coalesce(held_reason, '') FROM riverhook.deliveries WHERE id = $1`, late)
+	assert.Equal(t, 1, r.count())
+	db.Exec(t, `DELETE FROM riverhook.pauses`)
+	eventually(t, db, "succeeded round 0 attempts 1 abandoned 0 200 -", rowSQL, paused)
+	eventually(t, db, "succeeded round 0 attempts 1 abandoned 0 200 -", rowSQL, late)
+	assert.Equal(t, 3, r.count())
+}

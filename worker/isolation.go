@@ -1,0 +1,205 @@
+package worker
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/store"
+)
+
+const (
+	// isolationInterval is how often held deliveries are pulled and the queue is cleared; pausesInterval is how soon a
+	// pause is known.
+	isolationInterval, pausesInterval = 250 * time.Millisecond, time.Second
+	// heldReceivers are looked at in one round; the next one goes on where this one ended.
+	heldReceivers = 1000
+	// manyRefusals of an origin in one round are a sign of more in the queue; then up to clearings pages of clearSize jobs are
+	// looked at, until there are few among them.
+	manyRefusals, clearings, clearSize = 50, 20, 5000
+	// What waits behind the backlog of a busy origin passes it: so many origins, and so many of their deliveries, in one round.
+	passingOrigins, passing = 200, 1000
+)
+
+// admit waits, for firstAnswer at most, until an attempt may begin, or says why the delivery is to be held back.
+func (w *Worker) admit(ctx context.Context, d *delivery.Delivery) store.HoldReason {
+	r := store.Receiver{Origin: d.Origin, Organization: d.OrganizationID}
+	hold, turn := w.limiter.admit(time.Now(), r, false)
+	if turn == nil {
+		return hold
+	}
+	last := time.NewTimer(firstAnswer)
+	defer last.Stop()
+	for turn != nil {
+		select {
+		case <-turn:
+			hold, turn = w.limiter.admit(time.Now(), r, false)
+		case <-last.C:
+			w.limiter.leave(r.Origin, turn)
+			hold, turn = w.limiter.admit(time.Now(), r, true)
+		case <-ctx.Done():
+			w.limiter.leave(r.Origin, turn)
+			return hold
+		}
+	}
+	return hold
+}
+
+// hold gives a claim back until the delivery is pulled.
+func (w *Worker) hold(d *delivery.Delivery, why store.HoldReason) {
+	release := store.Release{Fence: d.Fence(), Hold: why}
+	if !w.holds.do(release) {
+		w.release(release)
+	}
+}
+
+// flushHolds says of each whether it was held.
+func (w *Worker) flushHolds(releases []store.Release) []bool {
+	held := make([]bool, len(releases))
+	ctx, cancel := context.WithTimeout(w.life, statementTimeout)
+	defer cancel()
+	busy, err := w.store.Release(ctx, releases)
+	if err != nil {
+		w.log.WarnContext(ctx, "holding back failed: trying again", "deliveries", len(releases), "error", err)
+		return held
+	}
+	for i := range releases {
+		held[i] = !slices.Contains(busy, releases[i])
+	}
+	return held
+}
+
+// LoadPauses reads what is paused, so that nothing of it is sent.
+func (w *Worker) LoadPauses(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	found, err := w.store.PausedReceivers(ctx)
+	if err != nil {
+		return err
+	}
+	pauses := make([]pause, len(found))
+	for i, r := range found {
+		pauses[i] = pause{origin: r.Origin, organization: r.Organization}
+	}
+	w.limiter.setPauses(pauses)
+	return nil
+}
+
+// Isolate pulls held deliveries for which there is room, keeps the front of the queue clear of what would be held back, and
+// lets others pass the backlog of a busy origin, until ctx ends. What fails is tried again in the next round.
+func (w *Worker) Isolate(ctx context.Context) {
+	var after store.Receiver
+	loaded := time.Now()
+	for sleep(ctx, isolationInterval+rand.N(isolationInterval/5)) { //nolint:gosec // so that nodes take turns
+		if time.Since(loaded) >= pausesInterval {
+			loaded = time.Now()
+			if err := w.LoadPauses(ctx); err != nil && ctx.Err() == nil {
+				w.log.DebugContext(ctx, "pauses are not known anew: trying again", "error", err)
+			}
+			w.limiter.forget(loaded)
+		}
+		err := w.clear(ctx)
+		if err == nil {
+			after, err = w.pull(ctx, after)
+		}
+		if err == nil {
+			err = w.pass(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			w.log.DebugContext(ctx, "isolation: trying again", "error", err)
+		}
+	}
+}
+
+// clear holds back what of the queue's front would be held back one by one.
+func (w *Worker) clear(ctx context.Context) error {
+	origins, paused := w.limiter.refusals(time.Now(), manyRefusals)
+	if len(origins) == 0 && !paused {
+		return nil
+	}
+	for range clearings {
+		try, cancel := context.WithTimeout(ctx, statementTimeout)
+		held, err := w.store.HoldQueued(try, origins, clearSize)
+		cancel()
+		if err != nil {
+			return err
+		}
+		if held > 0 {
+			w.log.DebugContext(ctx, "held back", "deliveries", held)
+		}
+		if held < clearSize/10 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// pull gives held deliveries a job where there is room, of each origin for each organization in turn.
+func (w *Worker) pull(ctx context.Context, after store.Receiver) (store.Receiver, error) {
+	try, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	receivers, err := w.store.HeldReceivers(try, after, heldReceivers)
+	if err != nil {
+		return after, err
+	}
+	next := store.Receiver{}
+	if len(receivers) == heldReceivers {
+		next = receivers[len(receivers)-1]
+	}
+	now := time.Now()
+	var pulls []store.Pull
+	for _, chunk := range byOrigin(receivers) {
+		// What is there is shared out among the organizations; what one does not take is there again in the next round.
+		for i, r := range chunk {
+			if n := w.limiter.room(now, r, maxPull/(len(chunk)-i)); n > 0 {
+				pulls = append(pulls, store.Pull{Receiver: r, N: n})
+			}
+		}
+	}
+	if len(pulls) == 0 {
+		return next, nil
+	}
+	pulled, err := w.store.Pull(try, pulls)
+	if err != nil {
+		return next, err
+	}
+	for i, p := range pulls {
+		w.limiter.notComing(p.Origin, p.N-pulled[i])
+	}
+	return next, nil
+}
+
+// byOrigin are the receivers, which are in order, in groups of an origin, each beginning with another organization every time.
+func byOrigin(receivers []store.Receiver) (groups [][]store.Receiver) {
+	for len(receivers) > 0 {
+		n := 1
+		for n < len(receivers) && receivers[n].Origin == receivers[0].Origin {
+			n++
+		}
+		group := slices.Clone(receivers[:n])
+		rand.Shuffle(n, func(i, j int) { group[i], group[j] = group[j], group[i] }) //nolint:gosec // a fair turn
+		groups = append(groups, group)
+		receivers = receivers[n:]
+	}
+	return groups
+}
+
+// pass lets what waits behind a busy origin's backlog pass it, when all places are taken.
+func (w *Worker) pass(ctx context.Context) error {
+	if w.working.Load() < int64(w.limiter.slots-w.limiter.reserve()) {
+		return nil
+	}
+	busy, crowded := w.limiter.busy(time.Now())
+	if !crowded {
+		return nil
+	}
+	try, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	passed, err := w.store.LetPass(try, busy, w.limiter.share, passingOrigins, passing)
+	if passed > 0 {
+		w.log.DebugContext(ctx, "others pass a backlog", "deliveries", passed)
+	}
+	return err
+}
