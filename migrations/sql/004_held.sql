@@ -3,7 +3,7 @@
 SET lock_timeout = '5min';
 
 ALTER TABLE {{.schema}}.deliveries ADD COLUMN IF NOT EXISTS held_reason text;
-COMMENT ON COLUMN {{.schema}}.deliveries.held_reason IS 'Why it is held: paused, no_answer, failing or crowded.';
+COMMENT ON COLUMN {{.schema}}.deliveries.held_reason IS 'Why it is held: paused, no_answer, failing or crowded. Where held_since is null it says nothing.';
 
 -- What is held, by whom it is for: nodes pull from it. A claim leaves held_since as it is, null, and so its row on its page.
 DROP INDEX CONCURRENTLY IF EXISTS {{.schema}}.deliveries_held_idx;
