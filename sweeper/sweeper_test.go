@@ -63,7 +63,7 @@ func TestSweepLeavesAlone(t *testing.T) {
 			sweeper.Counts{Overdue: 1, Live: 1}},
 		"not due":    {`UPDATE riverhook.deliveries SET scheduled_for = now() + interval '1 minute'; DELETE FROM riverhook.river_job`, sweeper.Counts{}},
 		"being sent": {`UPDATE riverhook.deliveries SET claim = 1, claimed_by = 'other', leased_until = now() + interval '1 minute'; DELETE FROM riverhook.river_job`, sweeper.Counts{Overdue: 1, Leased: 1}},
-		"held":       {`UPDATE riverhook.deliveries SET held_since = now() - interval '50 minutes'; DELETE FROM riverhook.river_job`, sweeper.Counts{Overdue: 1, Held: 1}},
+		"held":       {`UPDATE riverhook.deliveries SET held_since = now() - interval '23 hours 59 minutes'; DELETE FROM riverhook.river_job`, sweeper.Counts{Overdue: 1, Held: 1}},
 		"terminal":   {`UPDATE riverhook.deliveries SET status = 'canceled'; DELETE FROM riverhook.river_job`, sweeper.Counts{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -84,9 +84,9 @@ func TestSweepOfAStaleHold(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	id := pgtest.Scalar[int64](t, db, insertSQL)
-	db.Exec(t, `UPDATE riverhook.deliveries SET held_since = now() - interval '61 minutes'; `+loseJobs)
+	db.Exec(t, `UPDATE riverhook.deliveries SET held_since = now() - interval '24 hours 1 minute', held_reason = 'paused'; `+loseJobs)
 	assert.Equal(t, sweeper.Counts{Overdue: 1, Requeued: 1}, sweep(t, newSweeper(db)))
-	assert.True(t, pgtest.Scalar[bool](t, db, `SELECT held_since IS NULL FROM riverhook.deliveries WHERE id = $1`, id))
+	assert.True(t, pgtest.Scalar[bool](t, db, `SELECT held_since IS NULL AND held_reason IS NULL FROM riverhook.deliveries WHERE id = $1`, id))
 }
 
 func TestSweepSkipsALockedRow(t *testing.T) {

@@ -113,15 +113,16 @@ func TestSendWaitsForAttempts(t *testing.T) {
 
 func TestWhyPending(t *testing.T) {
 	t.Parallel()
-	now, node := time.Now(), "n"
+	now, node, crowded := time.Now(), "n", "crowded"
 	later := now.Add(27 * time.Second)
 	for want, row := range map[string]store.Row{
-		`is "riverhook serve" running?`: {},
-		"attempt 2 is due":              {AttemptCount: 1},
-		"attempt 2 comes in 27s":        {AttemptCount: 1, ScheduledFor: &later},
-		"attempt 1 comes in 27s":        {ScheduledFor: &later},
-		"attempt 1 is being made":       {ClaimedBy: &node},
-		"attempt 1 is held back":        {HeldSince: &now},
+		`is "riverhook serve" running?`:                   {},
+		"attempt 2 is due":                                {AttemptCount: 1},
+		"attempt 2 comes in 27s":                          {AttemptCount: 1, ScheduledFor: &later},
+		"attempt 1 comes in 27s":                          {ScheduledFor: &later},
+		"attempt 1 is being made":                         {ClaimedBy: &node},
+		"attempt 1 is held back":                          {HeldSince: &now},
+		"attempt 1 is held back: " + heldBecause[crowded]: {HeldSince: &now, HeldReason: &crowded},
 	} {
 		row.Status, row.Now = "pending", now
 		if want == `is "riverhook serve" running?` {

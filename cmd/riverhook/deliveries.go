@@ -286,12 +286,20 @@ func next(r *store.Row) string {
 	case r.Status != delivery.StatusPending || r.ClaimedBy != nil:
 		return "-"
 	case r.HeldSince != nil:
-		return "held back"
+		return heldBack(r)
 	case r.ScheduledFor == nil || !r.ScheduledFor.After(r.Now):
 		return "due"
 	default:
 		return "in " + brief(r.ScheduledFor.Sub(r.Now))
 	}
+}
+
+// heldBack is that a delivery is held, and the word for why.
+func heldBack(r *store.Row) string {
+	if r.HeldReason == nil {
+		return "held back"
+	}
+	return "held back (" + printable(*r.HeldReason) + ")"
 }
 
 // brief is a duration in its two largest units, rounded up to a second.
@@ -479,6 +487,7 @@ func describe(r *store.Row, rules delivery.HeaderRules) string {
 	line("uuid", r.UUID)
 	line("status", standing(r, nodeWidth))
 	line("next attempt", whenNext(r))
+	line("held because", heldBecause[text(r.HeldReason)])
 	line("attempts", attemptsMade(r, " of "))
 	if r.AbandonedCount > 0 {
 		line("abandoned", fmt.Sprintf("the last %d: their node died", r.AbandonedCount))

@@ -32,6 +32,9 @@ type commands struct {
 	Migrate     migrateCmd     `cmd:"" help:"Bring a database to riverhook's schema and River's, and grant roles."`
 	Send        sendCmd        `cmd:"" help:"Enqueue one delivery."`
 	Deliveries  deliveriesCmd  `cmd:"" help:"Look at deliveries; retry, replay and cancel them."`
+	Held        heldCmd        `cmd:"" help:"Show what is held back, and why, and what is paused."`
+	Pause       pauseCmd       `cmd:"" help:"Hold deliveries back: of a receiver, of a tenant, of both, or all. Nothing is lost."`
+	Resume      resumeCmd      `cmd:"" help:"Let go of what was paused."`
 	Credentials credentialsCmd `cmd:"" help:"Secrets that requests are authorized with."`
 	Secrets     secretsCmd     `cmd:"" help:"Secrets that requests are signed with (Standard Webhooks)."`
 	Erase       eraseCmd       `cmd:"" help:"Remove all deliveries of a tenant or a run, with their attempts, now."`

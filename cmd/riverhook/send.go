@@ -217,6 +217,9 @@ func whyPending(r *store.Row) string {
 	case r.ClaimedBy != nil:
 		return attempt + "is being made"
 	case r.HeldSince != nil:
+		if why := heldBecause[text(r.HeldReason)]; why != "" {
+			return attempt + "is held back: " + why
+		}
 		return attempt + "is held back"
 	case strings.HasPrefix(due, "in "):
 		return attempt + "comes " + due

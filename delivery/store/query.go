@@ -77,6 +77,7 @@ type Row struct {
 	AttemptCount   int             `json:"attempt_count"`
 	AbandonedCount int             `json:"abandoned_count"`
 	HeldSince      *time.Time      `json:"held_since"`
+	HeldReason     *string         `json:"held_reason"` // nil where HeldSince is
 	LastStatusCode *int            `json:"last_status_code"`
 	LastError      *string         `json:"last_error"`
 	CreatedAt      time.Time       `json:"created_at"`
@@ -87,18 +88,19 @@ type Row struct {
 	Now          time.Time `json:"-"` // the database's clock when the row was read
 }
 
+// rowColumns: triggers that let go of a row clear held_since only, and leave a held_reason that says nothing any more.
 const rowColumns = `d.id, d.delivery_uuid::text, d.organization_id, d.workflow_run_id, d.webhook_node_id, d.webhook_name,
        d.endpoint_url, d.endpoint_origin, d.http_method, d.credential_uuid::text, d.max_attempts, d.scheduled_for, d.status,
-       d.claim, d.claimed_by, d.leased_until, d.round, d.attempt_count, d.abandoned_count, d.held_since, d.last_status_code,
-       d.last_error, d.created_at, d.updated_at, d.finished_at, now()`
+       d.claim, d.claimed_by, d.leased_until, d.round, d.attempt_count, d.abandoned_count, d.held_since,
+       CASE WHEN d.held_since IS NOT NULL THEN d.held_reason END, d.last_status_code, d.last_error, d.created_at, d.updated_at, d.finished_at, now()`
 
 // targets are where rowColumns go.
 func (r *Row) targets() []any {
 	return []any{
 		&r.ID, &r.UUID, &r.OrganizationID, &r.WorkflowRunID, &r.WebhookNodeID, &r.WebhookName,
 		&r.EndpointURL, &r.EndpointOrigin, &r.HTTPMethod, &r.CredentialUUID, &r.MaxAttempts, &r.ScheduledFor, &r.Status,
-		&r.Claim, &r.ClaimedBy, &r.LeasedUntil, &r.Round, &r.AttemptCount, &r.AbandonedCount, &r.HeldSince, &r.LastStatusCode,
-		&r.LastError, &r.CreatedAt, &r.UpdatedAt, &r.FinishedAt, &r.Now,
+		&r.Claim, &r.ClaimedBy, &r.LeasedUntil, &r.Round, &r.AttemptCount, &r.AbandonedCount, &r.HeldSince,
+		&r.HeldReason, &r.LastStatusCode, &r.LastError, &r.CreatedAt, &r.UpdatedAt, &r.FinishedAt, &r.Now,
 	}
 }
 

@@ -586,6 +586,12 @@ func (*recorder) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData
 // plans explains, with the same settings, what was recorded since the last call.
 func (r *recorder) plans(t *testing.T, b *bundle) string {
 	t.Helper()
+	return r.explain(t, b, "EXPLAIN ")
+}
+
+// explain is plans with a kind of EXPLAIN.
+func (r *recorder) explain(t *testing.T, b *bundle, explain string) string {
+	t.Helper()
 	r.mu.Lock()
 	statements := r.statements
 	r.statements = nil
@@ -600,7 +606,7 @@ func (r *recorder) plans(t *testing.T, b *bundle) string {
 			_, err := tx.Exec(t.Context(), s.SQL)
 			require.NoError(t, err)
 		case strings.Contains(s.SQL, "SELECT"):
-			rows, err := tx.Query(t.Context(), "EXPLAIN "+s.SQL, s.Args...)
+			rows, err := tx.Query(t.Context(), explain+s.SQL, s.Args...)
 			require.NoError(t, err)
 			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
 			require.NoError(t, err)

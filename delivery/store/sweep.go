@@ -32,8 +32,10 @@ type SweepPage struct {
 	Last      bool // no page follows
 }
 
-// heldFor is how long a hold keeps the sweep away without being renewed.
-const heldFor = time.Hour
+// heldFor is how long a hold keeps the sweep away. What is held is pulled by nodes, however long that takes; this is the net
+// below them, for rows that none of them comes to: the sweep gives those a job, and its claim finds out whether they are
+// still to be held.
+const heldFor = 24 * time.Hour
 
 // sweepPageSQL: page first, then probe the job of each row. Rows that are left alone are not locked: a large backlog is
 // swept every few seconds, and must not be rewritten for it.
@@ -88,7 +90,7 @@ WITH page AS MATERIALIZED (
      WHERE g.verdict = 'lost' AND d.claim = g.claim AND d.status = 'pending' AND d.claimed_by IS NULL
 ), requeued AS (
     UPDATE {schema}.deliveries d
-       SET claim = d.claim + 1, held_since = NULL, updated_at = now()
+       SET claim = d.claim + 1, held_since = NULL, held_reason = NULL, updated_at = now()
       FROM locked l
      WHERE d.id = l.id
     RETURNING d.id, d.claim, d.scheduled_for

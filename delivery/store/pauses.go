@@ -1,0 +1,93 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Pause is what people hold back: the deliveries that match all of what is not nil. One with neither an origin nor an
+// organization holds everything. Its JSON names are the column names.
+type Pause struct {
+	ID             int64     `json:"pause_id"`
+	EndpointOrigin *string   `json:"endpoint_origin"` // as deliveries.endpoint_origin; nil: of every receiver
+	OrganizationID *string   `json:"organization_id"` // nil: of every organization
+	Reason         *string   `json:"reason"`
+	CreatedAt      time.Time `json:"created_at"`
+}
+
+// MaxPauses is how many pauses there may be: every node reads all of them, every second.
+const MaxPauses = 1000
+
+// maxPauseReason bounds the reason of a pause, in characters.
+const maxPauseReason = 500
+
+// ErrTooManyPauses says that there are MaxPauses already.
+var ErrTooManyPauses = fmt.Errorf("store: there are %d pauses already: end some, or pause a whole origin or organization", MaxPauses)
+
+// pauseSQL: xmax is 0 in a row that was inserted, and not in one that was updated.
+const pauseSQL = `
+INSERT INTO {schema}.pauses AS p (endpoint_origin, organization_id, reason)
+SELECT $1::text, $2::text, $3::text
+ WHERE (SELECT count(*) FROM {schema}.pauses) < $4
+    OR EXISTS (SELECT FROM {schema}.pauses e
+                WHERE coalesce(e.endpoint_origin, '') = coalesce($1, '') AND coalesce(e.organization_id, '') = coalesce($2, ''))
+    ON CONFLICT (coalesce(endpoint_origin, ''), coalesce(organization_id, ''))
+    DO UPDATE SET reason = coalesce(excluded.reason, p.reason)
+RETURNING p.xmax = 0`
+
+// Pause holds back the deliveries to an origin, as deliveries.endpoint_origin has it, of an organization: empty is every
+// origin, every organization, and both of them are all deliveries. It holds for those that come later too, until Resume.
+// created is false when they were paused already: then a reason that is not empty replaces the one that was given. It
+// fails with ErrTooManyPauses when there are MaxPauses others.
+func (s *Store) Pause(ctx context.Context, origin, organization, reason string) (created bool, err error) {
+	reason = Text(reason, maxPauseReason)
+	err = s.db.QueryRow(ctx, s.sql(pauseSQL), null(origin), null(organization), null(reason), MaxPauses).Scan(&created)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, ErrTooManyPauses
+	}
+	if err != nil {
+		return false, fmt.Errorf("store: pause: %w", err)
+	}
+	return created, nil
+}
+
+const resumeSQL = `
+DELETE FROM {schema}.pauses
+ WHERE coalesce(endpoint_origin, '') = coalesce($1::text, '') AND coalesce(organization_id, '') = coalesce($2::text, '')`
+
+// Resume ends the pause of exactly this origin and organization; found is false when there is none. What another pause
+// holds as well stays held.
+func (s *Store) Resume(ctx context.Context, origin, organization string) (found bool, err error) {
+	tag, err := s.db.Exec(ctx, s.sql(resumeSQL), null(origin), null(organization))
+	if err != nil {
+		return false, fmt.Errorf("store: resume: %w", err)
+	}
+	return tag.RowsAffected() > 0, nil
+}
+
+const pausesSQL = `
+SELECT pause_id, endpoint_origin, organization_id, reason, created_at
+  FROM {schema}.pauses
+ ORDER BY pause_id
+ LIMIT $1`
+
+// Pauses lists what people hold back, the oldest first: MaxPauses at most.
+func (s *Store) Pauses(ctx context.Context) ([]Pause, error) {
+	rows, err := s.db.Query(ctx, s.sql(pausesSQL), MaxPauses)
+	if err != nil {
+		return nil, fmt.Errorf("store: pauses: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Pause, err error) {
+		err = row.Scan(&p.ID, &p.EndpointOrigin, &p.OrganizationID, &p.Reason, &p.CreatedAt)
+		utc(&p.CreatedAt)
+		return p, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store: pauses: %w", err)
+	}
+	return list, nil
+}
