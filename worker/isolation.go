@@ -16,9 +16,9 @@ const (
 	isolationInterval, pausesInterval = 250 * time.Millisecond, time.Second
 	// heldReceivers are looked at in one round; the next one goes on where this one ended.
 	heldReceivers = 1000
-	// manyRefusals of an origin in one round are a sign of more in the queue; then up to clearings pages of clearSize jobs are
-	// looked at, until there are few among them.
-	manyRefusals, clearings, clearSize = 50, 20, 5000
+	// manyRefusals of an origin in one round are a sign of more in the queue; then the first clearSize jobs are looked at, and
+	// the next round follows at once if many of them were held back.
+	manyRefusals, clearSize = 50, 2000
 	// What waits behind the backlog of a busy origin passes it: so many origins, and so many of their deliveries, in one round.
 	passingOrigins, passing = 200, 1000
 )
@@ -91,8 +91,8 @@ func (w *Worker) LoadPauses(ctx context.Context) error {
 // lets others pass the backlog of a busy origin, until ctx ends. What fails is tried again in the next round.
 func (w *Worker) Isolate(ctx context.Context) {
 	var after store.Receiver
-	loaded := time.Now()
-	for sleep(ctx, isolationInterval+rand.N(isolationInterval/5)) { //nolint:gosec // so that nodes take turns
+	loaded, pause := time.Now(), isolationInterval
+	for sleep(ctx, pause+rand.N(isolationInterval/5)) { //nolint:gosec // so that nodes take turns
 		if time.Since(loaded) >= pausesInterval {
 			loaded = time.Now()
 			if err := w.LoadPauses(ctx); err != nil && ctx.Err() == nil {
@@ -100,12 +100,17 @@ func (w *Worker) Isolate(ctx context.Context) {
 			}
 			w.limiter.forget(loaded)
 		}
-		err := w.clear(ctx)
+		pause = isolationInterval
+		refused, paused := w.limiter.refusals(time.Now(), manyRefusals)
+		err := w.pass(ctx, len(refused) > 0)
 		if err == nil {
 			after, err = w.pull(ctx, after)
 		}
-		if err == nil {
-			err = w.pass(ctx)
+		if err == nil && (len(refused) > 0 || paused) {
+			var more bool
+			if more, err = w.clear(ctx, refused); more {
+				pause = 0
+			}
 		}
 		if err != nil && ctx.Err() == nil {
 			w.log.DebugContext(ctx, "isolation: trying again", "error", err)
@@ -113,27 +118,15 @@ func (w *Worker) Isolate(ctx context.Context) {
 	}
 }
 
-// clear holds back what of the queue's front would be held back one by one.
-func (w *Worker) clear(ctx context.Context) error {
-	origins, paused := w.limiter.refusals(time.Now(), manyRefusals)
-	if len(origins) == 0 && !paused {
-		return nil
+// clear holds back what of the queue's front would be held back one by one. more says that there was a lot of it.
+func (w *Worker) clear(ctx context.Context, refused map[string]store.HoldReason) (more bool, err error) {
+	try, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	held, err := w.store.HoldQueued(try, refused, clearSize)
+	if held > 0 {
+		w.log.DebugContext(ctx, "held back", "deliveries", held)
 	}
-	for range clearings {
-		try, cancel := context.WithTimeout(ctx, statementTimeout)
-		held, err := w.store.HoldQueued(try, origins, clearSize)
-		cancel()
-		if err != nil {
-			return err
-		}
-		if held > 0 {
-			w.log.DebugContext(ctx, "held back", "deliveries", held)
-		}
-		if held < clearSize/10 {
-			return nil
-		}
-	}
-	return nil
+	return held >= clearSize/10, err
 }
 
 // pull gives held deliveries a job where there is room, of each origin for each organization in turn.
@@ -186,18 +179,21 @@ func byOrigin(receivers []store.Receiver) (groups [][]store.Receiver) {
 	return groups
 }
 
-// pass lets what waits behind a busy origin's backlog pass it, when all places are taken.
-func (w *Worker) pass(ctx context.Context) error {
-	if w.working.Load() < int64(w.limiter.slots-w.limiter.reserve()) {
-		return nil
-	}
+// pass lets what waits behind a backlog pass it: that of an origin that has more than its share while all places are taken,
+// or of one whose deliveries are being held back.
+func (w *Worker) pass(ctx context.Context, refused bool) error {
 	busy, crowded := w.limiter.busy(time.Now())
-	if !crowded {
+	full := w.working.Load() >= int64(w.limiter.slots-w.limiter.reserve())
+	if !refused && !(crowded && full) {
 		return nil
 	}
 	try, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	passed, err := w.store.LetPass(try, busy, w.limiter.share, passingOrigins, passing)
+	n := w.limiter.share
+	if refused { // there is no share to keep to: they pass what is not sent
+		n = passing
+	}
+	passed, err := w.store.LetPass(try, busy, n, passingOrigins, passing)
 	if passed > 0 {
 		w.log.DebugContext(ctx, "others pass a backlog", "deliveries", passed)
 	}

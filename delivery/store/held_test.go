@@ -99,3 +99,17 @@ func TestLetPass(t *testing.T) {
 		 WHERE j.state = 'available' ORDER BY j.priority, j.scheduled_at, j.id LIMIT 7) f)`
 	assert.Equal(t, "http://a/ http://a/ http://a/ http://b/ http://b/ http://b/ http://busy/", pgtest.Scalar[string](t, db, front))
 }
+
+// A sweep of a large backlog takes long. While it holds its lock, what was deleted meanwhile can be forgotten: otherwise
+// each fetch of a job would go through all of them.
+func TestSweepLockHoldsBackNoVacuum(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	unlock, ok, err := store.New(db.Pool, db.Schema).LockSweep(context.Background())
+	require.NoError(t, err)
+	require.True(t, ok)
+	defer unlock()
+	assert.Equal(t, "idle in transaction", pgtest.Scalar[string](t, db, `
+		SELECT a.state || CASE WHEN a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL THEN ', with a snapshot' ELSE '' END
+		  FROM pg_stat_activity a JOIN pg_locks l USING (pid) WHERE l.locktype = 'advisory' AND a.datname = current_database()`))
+}

@@ -166,7 +166,8 @@ func (s *Store) LockSweep(ctx context.Context) (unlock func(), ok bool, err erro
 		defer cancel()
 		_ = tx.Rollback(ctx) // a connection that is broken holds no lock
 	}
-	if err := tx.QueryRow(ctx, s.sql(sweepLockSQL)).Scan(&ok); err != nil {
+	// The simple protocol: the extended one leaves a portal behind, whose snapshot would hold back vacuum until unlock.
+	if err := tx.QueryRow(ctx, s.sql(sweepLockSQL), pgx.QueryExecModeSimpleProtocol).Scan(&ok); err != nil {
 		unlock()
 		return nil, false, fmt.Errorf("store: lock the sweep: %w", err)
 	}

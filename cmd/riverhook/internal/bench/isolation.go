@@ -97,7 +97,7 @@ func (b *bench) insertMore(ctx context.Context, schema string, r *receiver) erro
 }
 
 // isolateFailing: healthy deliveries at a steady rate beside an origin with a large backlog that all fails, and comes again
-// before it is through.
+// before it is through: while that backlog is still in the queue, before them, and when most of it is held back.
 func (b *bench) isolateFailing(ctx context.Context) error {
 	schema, err := b.database.newSchema(ctx)
 	if err != nil {
@@ -121,12 +121,40 @@ func (b *bench) isolateFailing(ctx context.Context) error {
 	}
 	env := []string{b.timeout(), "RIVERHOOK_BASE_DELAY=2s", "RIVERHOOK_MAX_DELAY=2s", "RIVERHOOK_MAX_ATTEMPTS=1000"}
 	_, err = b.work(ctx, schema, env, []string{"serve"}, func(c *child) error {
+		started := time.Now()
+		if err := b.steadyP99(ctx, schema, c, "isolation.queued_p99"); err != nil {
+			return err
+		}
+		if err := b.queueOf(ctx, schema, b.sizes.failing/50); err != nil {
+			return err
+		}
+		b.note("isolation.held_after", time.Since(started).Seconds())
 		return b.steadyP99(ctx, schema, c, "isolation.failing_p99")
 	})
 	if err == nil && failed.Load() == 0 {
 		return b.wrong("nothing was sent to the receiver that fails")
 	}
 	return err
+}
+
+// queueOf waits until the queue is no longer than most, or until modeTimeout.
+func (b *bench) queueOf(ctx context.Context, schema string, most int) error {
+	b.progress.step("waiting for the backlog to be held back")
+	ctx, cancel := context.WithTimeout(ctx, modeTimeout)
+	defer cancel()
+	for {
+		var queued int
+		err := b.database.pool.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM `+schema+`.river_job WHERE state = 'available' AND queue = 'webhooks' LIMIT $1) j`, most+1).Scan(&queued)
+		if err != nil {
+			return fmt.Errorf("the backlog was not held back: %w", err)
+		}
+		if queued <= most {
+			return nil
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return fmt.Errorf("the backlog was not held back: %w", err)
+		}
+	}
 }
 
 func (b *bench) steadyP99(ctx context.Context, schema string, c *child, name string) error {

@@ -133,6 +133,8 @@ var catalog = []definition{
 	{name: "isolation.quiet_p99", label: "healthy 500/s alone, p99", unit: "ms", digits: 1},
 	{name: "isolation.hanging_p99", label: "  beside an origin that hangs, p99", unit: "ms", digits: 1},
 	{name: "isolation.hanging_ratio", label: "  beside / alone", digits: 2, over: "isolation.hanging_p99", under: "isolation.quiet_p99", atMost: 2},
+	{name: "isolation.queued_p99", label: "  behind a backlog that fails, p99", unit: "ms", digits: 1},
+	{name: "isolation.held_after", label: "  until it is held back", unit: "s", digits: 1},
 	{name: "isolation.failing_p99", label: "  beside a backlog that fails, p99", unit: "ms", digits: 1},
 	{name: "isolation.failing_ratio", label: "  beside / alone", digits: 2, over: "isolation.failing_p99", under: "isolation.quiet_p99", atMost: 2},
 
