@@ -19,6 +19,8 @@ const (
 	// manyRefusals of an origin in one round are a sign of more in the queue; then the first clearSize jobs are looked at, and
 	// the next round follows at once if many of them were held back.
 	manyRefusals, clearSize = 50, 2000
+	// linger is how long a delivery keeps its place before it is held back, while the queue is cleared.
+	linger = 2 * isolationInterval
 	// What waits behind the backlog of a busy origin passes it: so many origins, and so many of their deliveries, in one round.
 	passingOrigins, passing = 200, 1000
 )
@@ -47,11 +49,14 @@ func (w *Worker) admit(ctx context.Context, d *delivery.Delivery) store.HoldReas
 	return hold
 }
 
-// hold gives a claim back until the delivery is pulled.
-func (w *Worker) hold(d *delivery.Delivery, why store.HoldReason) {
-	release := store.Release{Fence: d.Fence(), Hold: why}
-	if !w.holds.do(release) {
-		w.release(release)
+// hold gives a claim back until the delivery is pulled. While the queue's front is cleared of such deliveries it keeps its
+// place for a while: to fetch, claim and hold them one by one costs several times as much.
+func (w *Worker) hold(ctx context.Context, r store.Release) {
+	if r.Hold != store.HeldPaused && w.clearing.Load() {
+		sleep(ctx, linger)
+	}
+	if !w.holds.do(r) {
+		w.release(r)
 	}
 }
 
@@ -102,6 +107,7 @@ func (w *Worker) Isolate(ctx context.Context) {
 		}
 		pause = isolationInterval
 		refused, paused := w.limiter.refusals(time.Now(), manyRefusals)
+		w.clearing.Store(len(refused) > 0)
 		err := w.pass(ctx, len(refused) > 0)
 		if err == nil {
 			after, err = w.pull(ctx, after)

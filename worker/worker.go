@@ -61,6 +61,7 @@ type Worker struct {
 	holds    group[store.Release, bool]
 	limiter  *limiter
 	working  atomic.Int64     // jobs that have a place
+	clearing atomic.Bool      // the queue's front is being cleared of what would be held back
 	suspects [2]chan struct{} // places for deliveries whose last attempts were abandoned: two in a row, and more
 
 	mu         sync.Mutex
@@ -175,7 +176,7 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 			w.release(store.Release{Fence: c.delivery.Fence()})
 			return context.Cause(ctx)
 		}
-		w.hold(c.delivery, hold)
+		w.hold(ctx, store.Release{Fence: c.delivery.Fence(), Job: job.ID, Hold: hold})
 		return nil
 	}
 	leave, again, ok := w.enter(ctx, &c)

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -76,6 +77,10 @@ func (s *serveCmd) Validate() error {
 	return nil
 }
 
+// gcPercent instead of Go's 100: a tenth less of our CPU time per delivery (measured with bench deliver), for a fifth more
+// memory. GOGC overrides it.
+const gcPercent = 150
+
 func (s *serveCmd) lease() time.Duration {
 	if s.Lease != nil {
 		return time.Duration(*s.Lease)
@@ -105,6 +110,9 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 	}
 	log := s.logger(c)
 	warnOfUnknownSettings(log)
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	stdlog.SetOutput(io.Discard) // net/http quotes there what receivers sent unasked
 	var lc net.ListenConfig
 	listener, err := lc.Listen(ctx, "tcp", s.Listen)

@@ -12,10 +12,10 @@ import (
 
 const releaseSQL = `
 WITH r AS (
-    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::float8[], $5::text[]) WITH ORDINALITY AS r (id, claim, node, delay, hold, n)
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::float8[], $5::text[], $6::bigint[]) WITH ORDINALITY AS r (id, claim, node, delay, hold, job, n)
 ), fenced AS (
     -- As the claim's.
-    SELECT r.id, r.delay, r.hold, r.n
+    SELECT r.id, r.delay, r.hold, r.job, r.n
       FROM r
      CROSS JOIN LATERAL (SELECT d.claim, d.claimed_by FROM {schema}.deliveries d WHERE d.id = r.id OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) d
      WHERE d.claim = r.claim AND d.claimed_by = r.node
@@ -28,7 +28,15 @@ WITH r AS (
            finished_at   = CASE WHEN d.status <> 'pending' THEN now() END
       FROM fenced f
      WHERE d.id = f.id
-    RETURNING d.id, d.claim, d.status, d.scheduled_for, f.hold, f.n
+    RETURNING d.id, d.claim, d.status, d.scheduled_for, f.hold, f.job AS ended, f.n
+), gone AS (
+    -- As the record's.
+    DELETE FROM {schema}.river_job j
+     USING (SELECT j.id
+              FROM released r
+             CROSS JOIN LATERAL (SELECT j.id, j.state FROM {schema}.river_job j WHERE j.id = r.ended OFFSET 0) j
+             WHERE j.state = 'running') f
+     WHERE j.id = f.id
 ), job AS (
     INSERT INTO {schema}.river_job (kind, args, queue, max_attempts, state, scheduled_at, unique_key, unique_states)
     SELECT j.kind, j.args, j.queue, j.max_attempts, j.state::{schema}.river_job_state, j.scheduled_at, j.unique_key, j.unique_states
@@ -51,6 +59,7 @@ SELECT r.n
 // when that is 0, with a job for then; or, with a reason to Hold it, without one until somebody pulls it.
 type Release struct {
 	Fence delivery.Fence
+	Job   int64 // River's, which ends with the release; 0 when there is none, or it is not known
 	Delay time.Duration
 	Hold  HoldReason
 }
@@ -59,12 +68,12 @@ type Release struct {
 // longer theirs are left alone.
 func (s *Store) Release(ctx context.Context, releases []Release) (busy []Release, err error) {
 	n := len(releases)
-	ids, generations, nodes, delays, holds := make([]int64, n), make([]int64, n), make([]string, n), make([]float64, n), make([]*string, n)
+	ids, generations, nodes, delays, holds, jobs := make([]int64, n), make([]int64, n), make([]string, n), make([]float64, n), make([]*string, n), make([]int64, n)
 	for i, r := range releases {
 		ids[i], generations[i], nodes[i] = r.Fence.ID, r.Fence.Claim, r.Fence.Node
-		delays[i], holds[i] = seconds(r.Delay), null(string(r.Hold))
+		delays[i], holds[i], jobs[i] = seconds(r.Delay), null(string(r.Hold)), r.Job
 	}
-	tag, err := s.db.Exec(ctx, s.sql(releaseSQL), ids, generations, nodes, delays, holds)
+	tag, err := s.db.Exec(ctx, s.sql(releaseSQL), ids, generations, nodes, delays, holds, jobs)
 	if err != nil {
 		return nil, fmt.Errorf("store: release: %w", err)
 	}

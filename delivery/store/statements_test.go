@@ -90,7 +90,7 @@ func TestHotPlans(t *testing.T) {
 			"claimableSQL":         `('{1,2}', '{0,0}')`,
 			"recordSQL":            `('{1}', '{1}', '{n}', '{0}', '{1}', '{0}', '{1}', '{succeeded}', '{NULL}', '{succeeded}', '{0}', '{NULL}', '{200}', '{NULL}', '{NULL}', '{1}')`,
 			"unrecordedSQL":        `('{1}', '{1}', '{n}', '{0}', '{1}')`,
-			"releaseSQL":           `('{1}', '{1}', '{n}', '{0}', '{NULL}')`,
+			"releaseSQL":           `('{1}', '{1}', '{n}', '{0}', '{NULL}', '{1}')`,
 			"heldReceiversSQL":     `('', '', 1000)`,
 			"pullSQL":              `('{http://a}', '{default}', '{10}')`,
 			"holdQueuedSQL":        `('{http://a}', '{failing}', 1000)`,

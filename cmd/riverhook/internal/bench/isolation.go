@@ -125,7 +125,7 @@ func (b *bench) isolateFailing(ctx context.Context) error {
 		if err := b.steadyP99(ctx, schema, c, "isolation.queued_p99"); err != nil {
 			return err
 		}
-		if err := b.queueOf(ctx, schema, b.sizes.failing/50); err != nil {
+		if err := b.queueOf(ctx, schema, b.sizes.failing/100); err != nil {
 			return err
 		}
 		b.note("isolation.held_after", time.Since(started).Seconds())
