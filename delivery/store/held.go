@@ -51,11 +51,15 @@ SELECT r.endpoint_origin, r.organization_id FROM receivers r LIMIT $3`
 
 // HeldReceivers are up to limit receivers after one, in order, that deliveries are held back for.
 func (s *Store) HeldReceivers(ctx context.Context, after Receiver, limit int) ([]Receiver, error) {
-	rows, err := s.db.Query(ctx, s.sql(heldReceiversSQL), after.Origin, after.Organization, limit)
-	if err != nil {
-		return nil, fmt.Errorf("store: held receivers: %w", err)
-	}
-	receivers, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Receiver])
+	var receivers []Receiver
+	err := s.inBatchTx(ctx, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, s.sql(heldReceiversSQL), after.Origin, after.Organization, limit)
+		if err != nil {
+			return err
+		}
+		receivers, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Receiver])
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("store: held receivers: %w", err)
 	}
@@ -97,15 +101,18 @@ func (s *Store) Pull(ctx context.Context, pulls []Pull) ([]int, error) {
 	for i, p := range pulls {
 		origins[i], organizations[i], wanted[i] = p.Origin, p.Organization, p.N
 	}
-	rows, err := s.db.Query(ctx, s.sql(pullSQL), origins, organizations, wanted)
-	if err != nil {
-		return nil, fmt.Errorf("store: pull: %w", err)
-	}
 	pulled := make([]int, len(pulls))
-	var i, n int
-	_, err = pgx.ForEachRow(rows, []any{&i, &n}, func() error {
-		pulled[i-1] = n
-		return nil
+	err := s.inBatchTx(ctx, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, s.sql(pullSQL), origins, organizations, wanted)
+		if err != nil {
+			return err
+		}
+		var i, n int
+		_, err = pgx.ForEachRow(rows, []any{&i, &n}, func() error {
+			pulled[i-1] = n
+			return nil
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store: pull: %w", err)
@@ -161,7 +168,10 @@ func (s *Store) HoldQueued(ctx context.Context, origins map[string]HoldReason, l
 	for origin, reason := range origins {
 		names, reasons = append(names, origin), append(reasons, string(reason))
 	}
-	if err := s.db.QueryRow(ctx, s.sql(holdQueuedSQL), names, reasons, limit).Scan(&held); err != nil {
+	err = s.inBatchTx(ctx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, s.sql(holdQueuedSQL), names, reasons, limit).Scan(&held)
+	})
+	if err != nil {
 		return 0, fmt.Errorf("store: hold what is queued: %w", err)
 	}
 	return held, nil
@@ -224,11 +234,15 @@ UPDATE {schema}.river_job j
 // up to origins of them, and up to limit altogether. What is at the very front stays there. It says how many
 // passed.
 func (s *Store) LetPass(ctx context.Context, busy []string, n, origins, limit int) (passed int, err error) {
-	tag, err := s.db.Exec(ctx, s.sql(letPassSQL), busy, n, origins, limit)
+	err = s.inBatchTx(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, s.sql(letPassSQL), busy, n, origins, limit)
+		passed = int(tag.RowsAffected())
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("store: let others pass: %w", err)
 	}
-	return int(tag.RowsAffected()), nil
+	return passed, nil
 }
 
 const pausedSQL = `SELECT coalesce(p.endpoint_origin, ''), coalesce(p.organization_id, '') FROM {schema}.pauses p ORDER BY p.pause_id`

@@ -39,18 +39,20 @@ func schemaNames(schema string) *strings.Replacer {
 }
 
 // batchSettings are how statements over many rows by primary key are planned. Their lists and the table's statistics say
-// little about each other (a table that was empty a moment ago has a million due rows now), so no plan is kept, and none
-// may go through the table. statement_timeout is below the callers' own: what the server ends, it has not done.
+// little about each other (a table that was empty a moment ago has a million due rows now), so no plan may go through the
+// table. statement_timeout is below the callers' own: what the server ends, it has not done.
 const batchSettings = `SET {local}enable_seqscan = off; SET {local}enable_hashjoin = off; SET {local}enable_mergejoin = off;
-SET {local}jit = off; SET {local}plan_cache_mode = force_custom_plan; SET {local}statement_timeout = '{timeout}'`
+SET {local}jit = off; SET {local}plan_cache_mode = {plans}; SET {local}statement_timeout = '{timeout}'`
 
-// settings are batchSettings for a session or, with local, for a transaction.
+// settings are batchSettings for a session or, with local, for a transaction. A session's statements are planned once:
+// there is one way to reach the rows of a list, and planning took as long as a small batch itself. Those of a transaction
+// go along an index, up to a limit, and are planned each time.
 func settings(local bool, timeout string) string {
-	scope := ""
+	scope, plans := "", "force_generic_plan"
 	if local {
-		scope = "LOCAL "
+		scope, plans = "LOCAL ", "force_custom_plan"
 	}
-	return strings.NewReplacer("{local}", scope, "{timeout}", timeout).Replace(batchSettings)
+	return strings.NewReplacer("{local}", scope, "{plans}", plans, "{timeout}", timeout).Replace(batchSettings)
 }
 
 // BatchTimeout is how long the server works on one statement of a pool that TuneForBatches prepared.
