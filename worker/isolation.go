@@ -190,7 +190,7 @@ func byOrigin(receivers []store.Receiver) (groups [][]store.Receiver) {
 func (w *Worker) pass(ctx context.Context, refused bool) error {
 	busy, crowded := w.limiter.busy(time.Now())
 	full := w.working.Load() >= int64(w.limiter.slots-w.limiter.reserve())
-	if !refused && !(crowded && full) {
+	if !refused && (!crowded || !full) {
 		return nil
 	}
 	try, cancel := context.WithTimeout(ctx, statementTimeout)
