@@ -34,6 +34,7 @@ type commands struct {
 	Deliveries  deliveriesCmd  `cmd:"" help:"Look at deliveries; retry, replay and cancel them."`
 	Credentials credentialsCmd `cmd:"" help:"Secrets that requests are authorized with."`
 	Secrets     secretsCmd     `cmd:"" help:"Secrets that requests are signed with (Standard Webhooks)."`
+	Tokens      tokensCmd      `cmd:"" help:"Tokens of the HTTP API: who may use it, and for what."`
 	Sweep       sweepCmd       `cmd:"" help:"Sweep now: give overdue deliveries without a live job one, and take back what a dead node held."`
 	Help        helpCmd        `cmd:"" help:"Explain a topic: retries."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
