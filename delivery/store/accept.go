@@ -34,7 +34,9 @@ type Insertion struct {
 }
 
 // bytes is about how much memory and wire the row takes.
-func (i *Insertion) bytes() int { return len(i.Payload) + len(i.CustomHeaders) + len(i.EndpointURL) + 256 }
+func (i *Insertion) bytes() int {
+	return len(i.Payload) + len(i.CustomHeaders) + len(i.EndpointURL) + 256
+}
 
 // Request is what one caller wants to have inserted: all of it, or nothing.
 type Request struct {
@@ -83,7 +85,9 @@ var (
 // TakenError says that a delivery has that uuid already.
 type TakenError struct{ Index int } // in the request's deliveries
 
-func (e *TakenError) Error() string { return "store: there is a delivery with this delivery_uuid already" }
+func (e *TakenError) Error() string {
+	return "store: there is a delivery with this delivery_uuid already"
+}
 
 // TuneForRequests prepares a pool whose connections work for people and programs that wait for an answer: a lock that
 // somebody else holds is waited for a short time only.
@@ -126,33 +130,23 @@ SELECT r.n - 1, coalesce(d.id, 0), coalesce(d.uuid, ''), u.id IS NOT NULL
   LEFT JOIN LATERAL (SELECT d.id FROM {schema}.deliveries d WHERE d.delivery_uuid = r.uuid::uuid OFFSET 0) u ON true
  ORDER BY r.n`
 
-// takeKeysSQL: whoever comes second with a key waits here for the first one's commit. An expired key is as good as none.
-const takeKeysSQL = `
-INSERT INTO {schema}.idempotency_keys (organization_id, key, request_hash, expires_at)
-SELECT k.organization, k.key, k.hash, now() + make_interval(secs => $4)
-  FROM unnest($1::text[], $2::text[], $3::bytea[]) AS k (organization, key, hash)
-    ON CONFLICT (organization_id, key) DO UPDATE
-   SET request_hash = excluded.request_hash, expires_at = excluded.expires_at, answer = NULL
- WHERE idempotency_keys.expires_at <= now()
-RETURNING organization_id, key`
-
 const storedKeysSQL = `
 SELECT k.n - 1, i.request_hash, i.answer::text
   FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k (organization, key, n),
-       LATERAL (SELECT i.request_hash, i.answer FROM {schema}.idempotency_keys i
+       LATERAL (SELECT i.request_hash, i.answer, i.expires_at FROM {schema}.idempotency_keys i
                  WHERE i.organization_id = k.organization AND i.key = k.key OFFSET 0) i
+ WHERE i.expires_at > now()
  ORDER BY k.n`
 
-const answerKeysSQL = `
-UPDATE {schema}.idempotency_keys i
-   SET answer = a.answer::json
-  FROM unnest($1::text[], $2::text[], $3::text[]) AS a (organization, key, answer)
- WHERE i.organization_id = a.organization AND i.key = a.key`
-
-const giveKeysBackSQL = `
-DELETE FROM {schema}.idempotency_keys i
- USING unnest($1::text[], $2::text[]) AS k (organization, key)
- WHERE i.organization_id = k.organization AND i.key = k.key`
+// keepKeysSQL: whoever comes second with a key waits here for the first one's commit, and gets nothing back. An expired
+// key is as good as none.
+const keepKeysSQL = `
+INSERT INTO {schema}.idempotency_keys (organization_id, key, request_hash, answer, expires_at)
+SELECT k.organization, k.key, k.hash, k.answer::json, now() + make_interval(secs => $5)
+  FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[]) AS k (organization, key, hash, answer)
+    ON CONFLICT (organization_id, key) DO UPDATE
+   SET request_hash = excluded.request_hash, expires_at = excluded.expires_at, answer = excluded.answer
+ WHERE idempotency_keys.expires_at <= now()`
 
 // Accept inserts the deliveries of many requests in one transaction, and returns an answer for each, in their order, once
 // it is committed. What goes wrong with one does not fail the others: then each has a transaction of its own. After an
@@ -187,10 +181,16 @@ func apart(requests []Request) (first, again []int) {
 func (s *Store) accept(ctx context.Context, requests []Request, members []int, answers []Answer) {
 	g := &acceptance{store: s, requests: requests, members: members, answers: answers}
 	err := g.run(ctx)
+	for try := 1; len(members) == 1 && errors.Is(err, errAllOrNothing) && try < enqueueTries; try++ {
+		err = g.run(ctx) // somebody had the same key at the same time: his answer is there now
+	}
 	if err == nil {
 		return
 	}
 	if len(members) == 1 || !splits(err) {
+		if errors.Is(err, errAllOrNothing) {
+			err = ErrTryAgain
+		}
 		for _, m := range members {
 			answers[m] = Answer{Err: fmt.Errorf("store: accept: %w", err)}
 		}
@@ -218,7 +218,7 @@ func splits(err error) bool {
 	return IsRowError(err) || pg.Code == "55P03" || strings.HasPrefix(pg.Code, "40")
 }
 
-// errAllOrNothing ends a transaction of which a request may not keep a part.
+// errAllOrNothing ends a transaction of which a request may not keep a part, or does over what another one has just done.
 var errAllOrNothing = errors.New("a request cannot be done as a whole")
 
 // acceptance is one transaction.
@@ -245,7 +245,7 @@ func (g *acceptance) run(ctx context.Context) error {
 		return g.insert(ctx, g.store.db, plain) // one statement, and another one to look: no transaction is needed
 	}
 	return pgx.BeginTxFunc(ctx, g.store.db, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		fresh, err := g.takeKeys(ctx, tx, keyed)
+		fresh, err := g.repeat(ctx, tx, keyed)
 		if err != nil {
 			return err
 		}
@@ -265,94 +265,62 @@ func (g *acceptance) keys(members []int) (organizations, keys []string, hashes [
 	return organizations, keys, hashes
 }
 
-// takeKeys answers the requests whose keys are taken, and returns the others.
-func (g *acceptance) takeKeys(ctx context.Context, tx pgx.Tx, keyed []int) (fresh []int, err error) {
+// repeat gives requests whose keys were used the answers that are stored for them, and returns the others.
+func (g *acceptance) repeat(ctx context.Context, tx pgx.Tx, keyed []int) (fresh []int, err error) {
 	if len(keyed) == 0 {
 		return nil, nil
 	}
-	// In one order, so that two groups cannot wait for each other.
-	slices.SortFunc(keyed, func(a, b int) int {
-		return cmp.Or(cmp.Compare(g.requests[a].Organization, g.requests[b].Organization), cmp.Compare(g.requests[a].Key, g.requests[b].Key))
-	})
 	organizations, keys, hashes := g.keys(keyed)
-	rows, err := tx.Query(ctx, g.store.sql(takeKeysSQL), organizations, keys, hashes, seconds(KeyLifetime))
-	if err != nil {
-		return nil, err
-	}
-	taken := make(map[[2]string]bool, len(keyed))
-	var key [2]string
-	if _, err := pgx.ForEachRow(rows, []any{&key[0], &key[1]}, func() error { taken[key] = true; return nil }); err != nil {
-		return nil, err
-	}
-	var used []int
-	for _, m := range keyed {
-		if taken[[2]string{g.requests[m].Organization, g.requests[m].Key}] {
-			fresh = append(fresh, m)
-		} else {
-			used = append(used, m)
-		}
-	}
-	return fresh, g.repeat(ctx, tx, used)
-}
-
-// repeat gives requests the answers that are stored for their keys.
-func (g *acceptance) repeat(ctx context.Context, tx pgx.Tx, used []int) error {
-	if len(used) == 0 {
-		return nil
-	}
-	for _, m := range used {
-		g.answers[m] = Answer{Err: ErrTryAgain} // should it have expired this very moment
-	}
-	organizations, keys, hashes := g.keys(used)
 	rows, err := tx.Query(ctx, g.store.sql(storedKeysSQL), organizations, keys)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	used := make(map[int]bool)
 	var n int
 	var hash []byte
-	var answer *string
+	var answer string
 	_, err = pgx.ForEachRow(rows, []any{&n, &hash, &answer}, func() error {
-		a := &g.answers[used[n]]
-		switch {
-		case !bytes.Equal(hash, hashes[n]):
-			a.Err = ErrKeyReused
-		case answer != nil:
-			*a = Answer{Repeated: true}
-			return json.Unmarshal([]byte(*answer), &a.Deliveries)
+		m := keyed[n]
+		used[m] = true
+		if !bytes.Equal(hash, hashes[n]) {
+			g.answers[m] = Answer{Err: ErrKeyReused}
+			return nil
 		}
-		return nil
+		g.answers[m] = Answer{Repeated: true}
+		return json.Unmarshal([]byte(answer), &g.answers[m].Deliveries)
 	})
-	return err
+	for _, m := range keyed {
+		if !used[m] {
+			fresh = append(fresh, m)
+		}
+	}
+	return fresh, err
 }
 
 // keep stores the answers of requests with keys. A request that was refused leaves its key free.
 func (g *acceptance) keep(ctx context.Context, tx pgx.Tx, fresh []int) error {
-	var done, refused []int
-	var texts []string
-	for _, m := range fresh {
-		if g.answers[m].Err != nil {
-			refused = append(refused, m)
-			continue
-		}
+	done := slices.DeleteFunc(fresh, func(m int) bool { return g.answers[m].Err != nil })
+	if len(done) == 0 {
+		return nil
+	}
+	// In one order, so that two groups cannot wait for each other.
+	slices.SortFunc(done, func(a, b int) int {
+		return cmp.Or(cmp.Compare(g.requests[a].Organization, g.requests[b].Organization), cmp.Compare(g.requests[a].Key, g.requests[b].Key))
+	})
+	texts := make([]string, len(done))
+	for i, m := range done {
 		text, err := json.Marshal(g.answers[m].Deliveries)
 		if err != nil {
 			return err
 		}
-		done, texts = append(done, m), append(texts, string(text))
+		texts[i] = string(text)
 	}
-	if len(done) > 0 {
-		organizations, keys, _ := g.keys(done)
-		if _, err := tx.Exec(ctx, g.store.sql(answerKeysSQL), organizations, keys, texts); err != nil {
-			return err
-		}
+	organizations, keys, hashes := g.keys(done)
+	tag, err := tx.Exec(ctx, g.store.sql(keepKeysSQL), organizations, keys, hashes, texts, seconds(KeyLifetime))
+	if err == nil && int(tag.RowsAffected()) < len(done) {
+		return errAllOrNothing // another transaction used one of the keys meanwhile
 	}
-	if len(refused) > 0 {
-		organizations, keys, _ := g.keys(refused)
-		if _, err := tx.Exec(ctx, g.store.sql(giveKeysBackSQL), organizations, keys); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // place is where the answer for a row goes.

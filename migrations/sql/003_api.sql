@@ -29,12 +29,12 @@ CREATE TABLE {{.schema}}.idempotency_keys (
     organization_id text        NOT NULL,
     key             text        NOT NULL,
     request_hash    bytea       NOT NULL,
-    answer          json,
+    answer          json        NOT NULL,
     expires_at      timestamptz NOT NULL,
 
     PRIMARY KEY (organization_id, key),
     CONSTRAINT idempotency_keys_length_check CHECK (octet_length(organization_id) <= 800 AND octet_length(key) <= 800)
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
 CREATE INDEX idempotency_keys_expires_idx ON {{.schema}}.idempotency_keys (expires_at);
 

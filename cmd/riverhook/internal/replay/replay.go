@@ -63,11 +63,7 @@ func (*Worker) Timeout(*river.Job[store.ReplayJobArgs]) time.Duration { return t
 func (w *Worker) Work(ctx context.Context, job *river.Job[store.ReplayJobArgs]) error {
 	ids := []int64{job.Args.ReplayID}
 	if job.Args.ReplayID == 0 {
-		var err error
-		if ids, err = w.store.OrphanedReplays(ctx); err != nil {
-			w.log.WarnContext(ctx, "cannot look for replays that were left", "error", err)
-			return nil
-		}
+		ids = w.orphaned(ctx)
 	}
 	end := time.Now().Add(turn)
 	for _, id := range ids {
@@ -77,6 +73,15 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[store.ReplayJobArgs]) 
 		w.work(ctx, id, end)
 	}
 	return nil
+}
+
+// orphaned are the replays that nobody works on. When they cannot be looked for, the next job does.
+func (w *Worker) orphaned(ctx context.Context) []int64 {
+	ids, err := w.store.OrphanedReplays(ctx)
+	if err != nil {
+		w.log.WarnContext(ctx, "cannot look for replays that were left", "error", err)
+	}
+	return ids
 }
 
 // work takes a replay, and gives it back when it is not over at the end of the turn.
