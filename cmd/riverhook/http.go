@@ -19,7 +19,7 @@ import (
 )
 
 // publicURL is how clients reach the listener: scheme, host and port.
-type publicURL struct{ *url.URL }
+type publicURL struct{ url *url.URL }
 
 // UnmarshalText reads a public URL.
 func (p *publicURL) UnmarshalText(text []byte) error {
@@ -27,7 +27,8 @@ func (p *publicURL) UnmarshalText(text []byte) error {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
 		return errors.New("scheme, host and port only, such as https://hooks.example.com")
 	}
-	p.URL = u
+	u.Host = strings.ToLower(u.Host) // as browsers send it
+	p.url = u
 	return nil
 }
 
@@ -43,7 +44,7 @@ type web struct {
 // newWeb puts it together.
 func (s *serveCmd) newWeb(n *node.Node, token credential.Secret, address net.Addr) *web {
 	st, conns := n.Requests()
-	w := &web{node: n, auth: auth.New(st, token), public: s.PublicURL.URL, loopback: onLoopback(address)}
+	w := &web{node: n, auth: auth.New(st, token), public: s.PublicURL.url, loopback: onLoopback(address)}
 	w.api = api.New(api.Config{
 		Store: st, Conns: conns, Auth: w.auth, Keys: n.Keys, Headers: n.Headers, MaxPayload: n.MaxPayload, Log: n.Log, Version: n.Version,
 	})
@@ -133,7 +134,7 @@ func (web *web) checkHost(next http.Handler) http.Handler {
 // no name can stand for.
 func (web *web) knows(r *http.Request) bool {
 	host := strings.ToLower(r.Host)
-	if web.public != nil && (host == strings.ToLower(web.public.Host) || host == withPort(web.public)) {
+	if web.public != nil && (host == web.public.Host || host == withPort(web.public)) {
 		return true
 	}
 	name := (&url.URL{Host: host}).Hostname()
@@ -155,7 +156,7 @@ func withPort(u *url.URL) string {
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+	return net.JoinHostPort(u.Hostname(), port)
 }
 
 func addressOnly(a net.Addr) netip.Addr {

@@ -90,11 +90,11 @@ func (e *TakenError) Error() string {
 }
 
 // TuneForRequests prepares a pool whose connections work for people and programs that wait for an answer: a lock that
-// somebody else holds is waited for a short time only.
+// somebody else holds is waited for a short time only. Statements are planned as those of TuneForBatches, for the same
+// reason.
 func TuneForRequests(config *pgxpool.Config) {
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, fmt.Sprintf(`SET lock_timeout = %d; SET statement_timeout = %d`,
-			requestLockTimeout.Milliseconds(), requestTimeout.Milliseconds()))
+		_, err := conn.Exec(ctx, fmt.Sprintf(`%s; SET lock_timeout = %d`, settings(false, requestTimeout.String()), requestLockTimeout.Milliseconds()))
 		return err
 	}
 }

@@ -97,6 +97,8 @@ func TestHotPlans(t *testing.T) {
 			"lockEndedInFlightSQL": `(1000)`,
 			"dueNowSQL":            `(1000)`,
 			"finishSQL":            `(1000)`,
+			"inTheWaySQL":          `('{a}', '{r}', '{n}', '{00000000-0000-4000-8000-000000000001}')`,
+			"storedKeysSQL":        `('{a}', '{k}')`,
 		} {
 			conn, err := pool.Acquire(ctx)
 			require.NoError(t, err)

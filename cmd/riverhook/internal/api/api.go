@@ -47,7 +47,7 @@ const (
 
 	// maxSingles and maxBatches bound the requests that hold a body in memory.
 	maxSingles = 512
-	maxBatches = 4
+	maxBatches = 8
 
 	// expireInterval is between two looks for idempotency keys that have expired.
 	expireInterval = time.Minute
@@ -78,7 +78,7 @@ type API struct {
 	log        *slog.Logger
 
 	accepts                    *group
-	reading, singles, batching slots
+	queries, singles, batches slots // queries: all that inserts no deliveries
 	stats                      statsCache
 
 	mux      *http.ServeMux
@@ -89,11 +89,11 @@ type API struct {
 
 // New is an API. It does not connect.
 func New(c Config) *API {
-	// Half of the connections are for inserts, so that slow lists do not stop them.
+	// Half of the connections are for inserts, so that slow queries do not stop them.
 	lanes := max(1, c.Conns/2)
 	a := &API{
 		store: c.Store, reads: c.Store.Within(queryTimeout), auth: c.Auth, keys: c.Keys, headers: c.Headers, maxPayload: c.MaxPayload, log: c.Log,
-		reading: newSlots(max(1, c.Conns-lanes)), singles: newSlots(maxSingles), batching: newSlots(min(maxBatches, lanes)),
+		queries: newSlots(max(1, c.Conns-lanes)), singles: newSlots(maxSingles), batches: newSlots(maxBatches),
 		mux: http.NewServeMux(),
 	}
 	a.accepts = &group{flush: a.accept, size: groupSize, bytes: groupBytes, lanes: lanes}
@@ -238,10 +238,7 @@ type none struct{}
 // get registers an operation that takes no body.
 func get[I, O any](a *API, op huma.Operation, needed auth.Scope, do func(context.Context, call, *I) (*O, error)) {
 	a.prepare(&op, needed)
-	op.Middlewares = huma.Middlewares{a.allow(needed)}
-	if op.Method == http.MethodGet { // what looks takes turns, so that it does not take all connections
-		op.Middlewares = append(op.Middlewares, a.takeTurns(a.reading))
-	}
+	op.Middlewares = huma.Middlewares{a.allow(needed), a.takeTurns(a.queries)}
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := do(ctx, call{Identity: identityOf(ctx), path: op.Path}, in)
 		if err != nil {
@@ -255,7 +252,7 @@ func get[I, O any](a *API, op huma.Operation, needed auth.Scope, do func(context
 type body struct {
 	limit   int // bytes
 	timeout time.Duration
-	slots   slots
+	slots   slots // default: those of queries
 	example any
 }
 
@@ -263,14 +260,13 @@ type body struct {
 func post[I, B, O any](a *API, op huma.Operation, needed auth.Scope, b body, do func(context.Context, call, *I, *B) (*O, error)) {
 	a.prepare(&op, needed)
 	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
-	op.Middlewares = huma.Middlewares{a.allow(needed)}
-	if b.slots != nil {
-		op.Middlewares = append(op.Middlewares, a.takeTurns(b.slots))
+	if b.slots == nil {
+		b.slots = a.queries
 	}
 	if b.timeout == 0 {
 		b.timeout = bodyTimeout
 	}
-	op.Middlewares = append(op.Middlewares, a.readBody(b))
+	op.Middlewares = huma.Middlewares{a.allow(needed), a.takeTurns(b.slots), a.readBody(b)}
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		text, _ := ctx.Value(bodyKey{}).([]byte)
 		into := new(B)

@@ -35,7 +35,7 @@ func (a *API) registerDeliveries() {
 		Summary:       "Enqueue up to 1,000 deliveries, all or none",
 		Description:   "An error names the one that is wrong, as in body.deliveries[3].endpoint_url, and none is inserted then. 201 when any was created, otherwise 200.",
 		DefaultStatus: http.StatusCreated, Errors: []int{http.StatusConflict},
-	}, auth.ScopeEnqueue, body{limit: max(maxBatchBody, a.maxPayload+bodyRoom), timeout: largeBodyTimeout, slots: a.batching,
+	}, auth.ScopeEnqueue, body{limit: max(maxBatchBody, a.maxPayload+bodyRoom), timeout: largeBodyTimeout, slots: a.batches,
 		example: map[string]any{"deliveries": []any{exampleDelivery, map[string]any{"endpoint_url": "https://example.com/other"}}}}, a.createDeliveries)
 	get(a, huma.Operation{
 		OperationID: "list-deliveries", Method: http.MethodGet, Path: "/v1/deliveries", Tags: []string{"Deliveries"},

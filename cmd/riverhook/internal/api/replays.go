@@ -25,7 +25,7 @@ func (a *API) registerReplays() {
 		Description: "Dead letters and canceled deliveries, unless the filter names statuses; never pending ones, nor what comes later. With dry_run, the answer says how " +
 			"many there are, and nothing is done.",
 		DefaultStatus: http.StatusAccepted,
-	}, auth.ScopeOperate, body{limit: maxSmallBody, slots: a.reading, example: map[string]any{
+	}, auth.ScopeOperate, body{limit: maxSmallBody, example: map[string]any{
 		"filter": map[string]any{"status": []any{"dead_letter"}, "organization_id": "acme", "origin": "https://example.com", "since": "2030-01-31T12:00:00Z"},
 		"pace":   100, "dry_run": true,
 	}}, a.createReplay)

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// Workers are replays at a time on a node.
-	Workers = 4
+	// Workers are replays at a time on a node. They share their connections with the sweep.
+	Workers = 2
 	// lease is how long a node that died keeps a replay. A page, its wait included, takes less.
 	lease = time.Minute
 	// turn bounds one job: a replay that takes longer goes on in another one, so that no job is taken for a stuck one.
@@ -67,10 +67,9 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[store.ReplayJobArgs]) 
 	}
 	end := time.Now().Add(turn)
 	for _, id := range ids {
-		if time.Now().After(end) || ctx.Err() != nil {
-			break
+		if ctx.Err() == nil && time.Now().Before(end) {
+			w.work(ctx, id, end)
 		}
-		w.work(ctx, id, end)
 	}
 	return nil
 }
