@@ -100,6 +100,9 @@ func (s *Store) Credentials(ctx context.Context, organization string) ([]Credent
 	if err != nil {
 		return nil, fmt.Errorf("store: credentials: %w", err)
 	}
+	for i := range list {
+		utc(&list[i].CreatedAt, &list[i].UpdatedAt)
+	}
 	return list, nil
 }
 
@@ -217,6 +220,9 @@ func (s *Store) Secrets(ctx context.Context, organization string) ([]SigningSecr
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[SigningSecret])
 	if err != nil {
 		return nil, fmt.Errorf("store: signing secrets: %w", err)
+	}
+	for i := range list {
+		utc(&list[i].CreatedAt, list[i].ExpiresAt)
 	}
 	return list, nil
 }

@@ -42,6 +42,9 @@ const (
 	answerTimeout = 60 * time.Second
 	// queryTimeout bounds each statement of a request that looks.
 	queryTimeout = 10 * time.Second
+	// handlerTimeout bounds a request once its body is there, and tokenTimeout the look at its token.
+	handlerTimeout = 45 * time.Second
+	tokenTimeout   = 5 * time.Second
 	// slotTimeout is how long a request waits for its turn before it is told to come back.
 	slotTimeout = 5 * time.Second
 
@@ -76,10 +79,12 @@ type API struct {
 	headers    delivery.HeaderRules
 	maxPayload int
 	log        *slog.Logger
+	life       context.Context // ends with Run: of what no single request waits for
+	end        context.CancelFunc
 
-	accepts                    *group
+	accepts                   *group
 	queries, singles, batches slots // queries: all that inserts no deliveries
-	stats                      statsCache
+	stats                     statsCache
 
 	mux      *http.ServeMux
 	huma     huma.API
@@ -96,6 +101,7 @@ func New(c Config) *API {
 		queries: newSlots(max(1, c.Conns-lanes)), singles: newSlots(maxSingles), batches: newSlots(maxBatches),
 		mux: http.NewServeMux(),
 	}
+	a.life, a.end = context.WithCancel(context.Background())
 	a.accepts = &group{flush: a.accept, size: groupSize, bytes: groupBytes, lanes: lanes}
 	a.stats.count = a.count
 	format := huma.Format{Marshal: marshal, Unmarshal: json.Unmarshal}
@@ -123,8 +129,9 @@ func marshal(w io.Writer, v any) error {
 	return encoder.Encode(v)
 }
 
-// Run keeps house until ctx ends: idempotency keys that have expired go.
+// Run keeps house until ctx ends: idempotency keys that have expired go. After that, nothing of the API's own is left.
 func (a *API) Run(ctx context.Context) {
+	defer a.end()
 	for {
 		// Nodes do not all come at once.
 		timer := time.NewTimer(expireInterval/2 + rand.N(expireInterval)) //nolint:gosec // jitter
@@ -168,7 +175,9 @@ func (a *API) Register(mux *http.ServeMux) {
 // serve asks for the token before anything else: who has none learns not even which paths there are.
 func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
-	identity, err := a.auth.Authenticate(r.Context(), auth.RemoteAddr(r), auth.FromRequest(r))
+	ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
+	identity, err := a.auth.Authenticate(ctx, auth.RemoteAddr(r), auth.FromRequest(r))
+	cancel()
 	if err != nil {
 		a.WriteUnauthorized(w, r, err, "Bearer")
 		return
@@ -240,6 +249,8 @@ func get[I, O any](a *API, op huma.Operation, needed auth.Scope, do func(context
 	a.prepare(&op, needed)
 	op.Middlewares = huma.Middlewares{a.allow(needed), a.takeTurns(a.queries)}
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		ctx, cancel := context.WithTimeout(ctx, handlerTimeout)
+		defer cancel()
 		out, err := do(ctx, call{Identity: identityOf(ctx), path: op.Path}, in)
 		if err != nil {
 			return nil, a.fail(ctx, op.OperationID, err)
@@ -268,6 +279,8 @@ func post[I, B, O any](a *API, op huma.Operation, needed auth.Scope, b body, do 
 	}
 	op.Middlewares = huma.Middlewares{a.allow(needed), a.takeTurns(b.slots), a.readBody(b)}
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		ctx, cancel := context.WithTimeout(ctx, handlerTimeout)
+		defer cancel()
 		text, _ := ctx.Value(bodyKey{}).([]byte)
 		into := new(B)
 		err := decode(text, into)

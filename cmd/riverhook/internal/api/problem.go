@@ -36,8 +36,8 @@ func WriteProblem(w http.ResponseWriter, status int, detail string) {
 	_ = json.NewEncoder(w).Encode(problem(status, detail))
 }
 
-// WriteUnauthorized answers somebody who was not let in by auth, and says whether it did: any other error is the
-// database's, and a 503.
+// WriteUnauthorized answers somebody whom auth did not let in, and names the scheme (Bearer or Basic) to try. An error that
+// is none of auth's is the database's, and a 503.
 func (a *API) WriteUnauthorized(w http.ResponseWriter, r *http.Request, err error, scheme string) {
 	var tooMany *auth.TooManyError
 	switch {
@@ -48,6 +48,7 @@ func (a *API) WriteUnauthorized(w http.ResponseWriter, r *http.Request, err erro
 		w.Header().Set("WWW-Authenticate", scheme+` realm="riverhook"`)
 		WriteProblem(w, http.StatusUnauthorized, "a token is needed, in the header Authorization: Bearer ... (make one with: riverhook tokens create)")
 	case errors.Is(err, auth.ErrBadToken):
+		a.log.InfoContext(r.Context(), "a wrong token", "remote", auth.RemoteAddr(r).String())
 		w.Header().Set("WWW-Authenticate", scheme+` realm="riverhook", error="invalid_token"`)
 		WriteProblem(w, http.StatusUnauthorized, "the token is unknown, has expired or was revoked (make one with: riverhook tokens create)")
 	default:

@@ -54,7 +54,7 @@ func (a *API) getStats(ctx context.Context, c call, _ *none) (*statsOutput, erro
 
 // count counts, whoever asked: the next ones want to know it, too.
 func (a *API) count(organization string) (store.Stats, error) {
-	return a.store.Stats(context.Background(), organization)
+	return a.store.Stats(a.life, organization)
 }
 
 // statsCache keeps counts, and has them counted again by one caller at a time. Nobody who asks counts for himself.

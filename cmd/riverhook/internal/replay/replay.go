@@ -105,13 +105,21 @@ func (w *Worker) work(ctx context.Context, id int64, end time.Time) {
 	failure, after := "", time.Duration(0)
 	if err != nil && ctx.Err() == nil {
 		log.WarnContext(ctx, "replay stopped: trying again soon", "done", done, "error", err)
-		failure, after = err.Error(), failureDelay
+		failure, after = explain(err), failureDelay
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), yieldTimeout)
 	defer cancel()
 	if err := w.store.YieldReplay(ctx, id, w.node, failure, after); err != nil {
 		log.WarnContext(ctx, "cannot give a replay back: it goes on when its lease ends", "error", err)
 	}
+}
+
+// explain is what readers of the row may know of a failure: the log has the rest.
+func explain(err error) string {
+	if store.IsTooSlow(err) {
+		return "a page took too long, or another transaction held one of its deliveries: it is tried again"
+	}
+	return "the database failed: it is tried again"
 }
 
 // pages replays at the replay's pace until it is over, canceled or taken away, or the turn ends.
