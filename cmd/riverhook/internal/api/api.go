@@ -82,8 +82,8 @@ type API struct {
 	life       context.Context // ends with Run: of what no single request waits for
 	end        context.CancelFunc
 
-	accepts                   *group
-	queries, singles, batches slots // queries: all that inserts no deliveries
+	free, keyed               *group // of single inserts: those that cannot run into anything, and those with a key, which may have to wait for somebody
+	queries, singles, batches slots  // queries: all that inserts no deliveries
 	stats                     statsCache
 
 	mux      *http.ServeMux
@@ -102,7 +102,8 @@ func New(c Config) *API {
 		mux: http.NewServeMux(),
 	}
 	a.life, a.end = context.WithCancel(context.Background())
-	a.accepts = &group{flush: a.accept, size: groupSize, bytes: groupBytes, lanes: lanes}
+	a.free = &group{flush: a.accept, size: groupSize, bytes: groupBytes, lanes: lanes}
+	a.keyed = &group{flush: a.accept, size: groupSize, bytes: groupBytes, lanes: lanes}
 	a.stats.count = a.count
 	format := huma.Format{Marshal: marshal, Unmarshal: json.Unmarshal}
 	config := huma.Config{

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -409,7 +410,8 @@ func TestManyAtOnce(t *testing.T) {
 	assert.Equal(t, keys, pgtest.Scalar[int](t, b.DB, `SELECT count(*)::int FROM riverhook.deliveries WHERE webhook_node_id = 'n'`))
 }
 
-// Somebody else's transaction holds a key: who waits for that is told so, and the others are not failed.
+// Somebody else's transaction holds a key: who waits for that is told so; others with keys are not failed by it, and those
+// without do not even wait.
 func TestOneInTheWay(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -421,16 +423,49 @@ func TestOneInTheWay(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			body := object{"endpoint_url": "http://a/"}
-			want := 201
-			if i == 0 {
-				body["workflow_run_id"], body["webhook_node_id"], want = "r", "n", 409
+			run, want := fmt.Sprint(i), 201
+			if i%4 == 0 {
+				run, want = "r", 409
 			}
-			a := b.do(t, setToken, "POST", "/v1/deliveries", body)
+			a := b.do(t, setToken, "POST", "/v1/deliveries", object{"endpoint_url": "http://a/", "workflow_run_id": run, "webhook_node_id": "n"})
 			assert.Equal(t, want, a.status, a.text)
 		})
 	}
+	require.Eventually(t, func() bool {
+		return pgtest.Scalar[bool](t, b.DB, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`)
+	}, 10*time.Second, time.Millisecond)
+	started := time.Now()
+	assert.Equal(t, 201, b.do(t, setToken, "POST", "/v1/deliveries", object{"endpoint_url": "http://a/"}).status)
+	assert.Less(t, time.Since(started), 800*time.Millisecond, "which is less than a lock is waited for")
 	wg.Wait()
+}
+
+// What breaks off, or is no HTTP, is the client's: an answer of 400, or none.
+func TestBrokenRequests(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	head := "POST /v1/deliveries HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer " + setToken + "\r\n"
+	for name, text := range map[string]string{
+		"a chunk's size":      head + "Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+		"the end of a chunk":  head + "Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+		"less than announced": head + "Content-Length: 100\r\n\r\n{",
+		"two lengths":         head + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+		"no length":           head + "\r\n{}",
+	} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
+		require.NoError(t, err)
+		_, err = io.WriteString(conn, text)
+		require.NoError(t, err)
+		require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+		answer, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+		if len(answer) > 0 {
+			assert.Contains(t, string(answer), "HTTP/1.1 400", name)
+		}
+	}
+	assert.NotContains(t, b.log.String(), "panic")
+	assert.Equal(t, 0, pgtest.Scalar[int](t, b.DB, `SELECT count(*)::int FROM riverhook.deliveries`))
 }
 
 func TestListDeliveries(t *testing.T) {

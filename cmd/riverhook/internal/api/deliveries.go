@@ -121,7 +121,11 @@ func (a *API) createDelivery(_ context.Context, c call, in *createInput, d *newD
 	if err != nil {
 		return nil, err
 	}
-	done := a.accepts.do(request)
+	inserts := a.free
+	if request.Key != "" || row.WorkflowRunID != nil && row.WebhookNodeID != nil || d.DeliveryUUID != nil {
+		inserts = a.keyed
+	}
+	done := inserts.do(request)
 	if done.Err != nil {
 		return nil, acceptError(done.Err, "body")
 	}

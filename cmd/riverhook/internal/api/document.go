@@ -66,7 +66,7 @@ func (a *API) finishDocument() {
 	a.page = page.Bytes()
 }
 
-// group is a tag with its operations, as the page shows them.
+// pageGroup is a tag with its operations, as the page shows them.
 type pageGroup struct {
 	Name       string
 	Operations []pageOperation
@@ -74,9 +74,16 @@ type pageGroup struct {
 
 type pageOperation struct {
 	*huma.Operation
-	Example  string
-	Answers  []pageAnswer
+	Fields  []pageField // of the body
+	Example string
+	Answers []pageAnswer
+}
+
+type pageField struct {
+	Name     string
 	Required bool
+	Text     string
+	Values   []any
 }
 
 type pageAnswer struct{ Status, Text string }
@@ -88,7 +95,7 @@ func groups(api *huma.OpenAPI) (out []pageGroup) {
 			item := api.Paths[path]
 			for _, op := range []*huma.Operation{item.Get, item.Post, item.Put, item.Delete} {
 				if op != nil && slices.Contains(op.Tags, tag.Name) {
-					g.Operations = append(g.Operations, shownOperation(op))
+					g.Operations = append(g.Operations, shownOperation(api, op))
 				}
 			}
 		}
@@ -97,7 +104,7 @@ func groups(api *huma.OpenAPI) (out []pageGroup) {
 	return out
 }
 
-func shownOperation(op *huma.Operation) pageOperation {
+func shownOperation(api *huma.OpenAPI, op *huma.Operation) pageOperation {
 	p := pageOperation{Operation: op}
 	if op.RequestBody != nil {
 		text, err := json.MarshalIndent(op.RequestBody.Content["application/json"].Example, "", "  ")
@@ -105,6 +112,7 @@ func shownOperation(op *huma.Operation) pageOperation {
 			panic(err) // our own
 		}
 		p.Example = string(text)
+		p.Fields = fields(api.Components.Schemas, op.RequestBody.Content["application/json"].Schema, "", 0)
 	}
 	for _, status := range slices.Sorted(maps.Keys(op.Responses)) {
 		if code, err := strconv.Atoi(status); err == nil {
@@ -112,4 +120,30 @@ func shownOperation(op *huma.Operation) pageOperation {
 		}
 	}
 	return p
+}
+
+// maxFieldDepth bounds how deep the page follows a body.
+const maxFieldDepth = 4
+
+// fields are those of a body, the inner ones behind their outer one: filter.status, deliveries[].payload.
+func fields(schemas huma.Registry, schema *huma.Schema, prefix string, depth int) (out []pageField) {
+	if schema != nil && schema.Ref != "" {
+		schema = schemas.SchemaFromRef(schema.Ref)
+	}
+	if schema == nil || depth > maxFieldDepth {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(schema.Properties)) {
+		property := schema.Properties[name]
+		field := pageField{Name: prefix + name, Required: slices.Contains(schema.Required, name), Text: property.Description, Values: property.Enum}
+		inner := property
+		if property.Items != nil {
+			inner = property.Items
+			field.Name += "[]"
+			field.Values = append(field.Values, inner.Enum...)
+		}
+		out = append(out, field)
+		out = append(out, fields(schemas, inner, field.Name+".", depth+1)...)
+	}
+	return out
 }

@@ -164,6 +164,9 @@ func TestPage(t *testing.T) {
 	assert.Contains(t, response.Header.Get("Content-Security-Policy"), "default-src 'none'")
 	assert.NotRegexp(t, `<script|<link|<img|src=|@import|url\(`, page)
 	assert.NotContains(t, page, "ZgotmplZ")
+	for _, field := range []string{"deliveries[].custom_headers[].key", "filter.status[]", "overlap_seconds"} {
+		assert.Contains(t, page, "<code>"+field+"</code>")
+	}
 	operations(t, document(t, b), func(method, path string, op object) {
 		assert.Contains(t, page, fmt.Sprintf("<code>%s %s</code>", method, path))
 		assert.Contains(t, page, fmt.Sprintf("id=%q", op["operationId"]))
