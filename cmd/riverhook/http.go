@@ -14,6 +14,7 @@ import (
 
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/api"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/counts"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
 	"github.com/riverhook/riverhook/delivery/credential"
 )
@@ -41,12 +42,12 @@ type web struct {
 	loopback bool     // the listener can be reached from this machine only
 }
 
-// newWeb puts it together.
-func (s *serveCmd) newWeb(n *node.Node, token credential.Secret, address net.Addr) *web {
+// newWeb puts it together. Nothing is counted any more after ctx.
+func (s *serveCmd) newWeb(ctx context.Context, n *node.Node, token credential.Secret, address net.Addr) *web {
 	st, conns := n.Requests()
 	w := &web{node: n, auth: auth.New(st, token), public: s.PublicURL.url, loopback: onLoopback(address)}
 	w.api = api.New(api.Config{
-		Store: st, Conns: conns, Auth: w.auth, Keys: n.Keys, Headers: n.Headers, MaxPayload: n.MaxPayload, Log: n.Log, Version: n.Version,
+		Store: st, Conns: conns, Auth: w.auth, Counts: counts.New(ctx, st.Stats), Keys: n.Keys, Headers: n.Headers, MaxPayload: n.MaxPayload, Log: n.Log, Version: n.Version,
 	})
 	return w
 }

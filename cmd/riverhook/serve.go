@@ -125,9 +125,9 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 	}
 	log.Info("riverhook", "version", programVersion(), "node", n.ID, "listen", "http://"+listener.Addr().String())
 
-	web := s.newWeb(n, token, listener.Addr())
-	server := web.server()
 	group, ctx := errgroup.WithContext(ctx)
+	web := s.newWeb(ctx, n, token, listener.Addr())
+	server := web.server()
 	group.Go(func() error {
 		web.api.Run(ctx)
 		return nil

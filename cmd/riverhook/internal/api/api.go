@@ -20,6 +20,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/counts"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/store"
@@ -63,6 +64,7 @@ type Config struct {
 	Store      *store.Store // on a pool of its own, which store.TuneForRequests prepared
 	Conns      int          // connections of that pool: at least 2
 	Auth       *auth.Authenticator
+	Counts     *counts.Cache
 	Keys       *credential.Keyring // that credentials and signing secrets are sealed under
 	Headers    delivery.HeaderRules
 	MaxPayload int // bytes
@@ -75,16 +77,14 @@ type API struct {
 	store      *store.Store // for what is written; reads have their own time
 	reads      *store.Store
 	auth       *auth.Authenticator
+	counts     *counts.Cache
 	keys       *credential.Keyring
 	headers    delivery.HeaderRules
 	maxPayload int
 	log        *slog.Logger
-	life       context.Context // ends with Run: of what no single request waits for
-	end        context.CancelFunc
 
 	free, keyed               *group // of single inserts: those that cannot run into anything, and those with a key, which may have to wait for somebody
 	queries, singles, batches slots  // queries: all that inserts no deliveries
-	stats                     statsCache
 
 	mux      *http.ServeMux
 	huma     huma.API
@@ -97,14 +97,12 @@ func New(c Config) *API {
 	// Half of the connections are for inserts, so that slow queries do not stop them.
 	lanes := max(1, c.Conns/2)
 	a := &API{
-		store: c.Store, reads: c.Store.Within(queryTimeout), auth: c.Auth, keys: c.Keys, headers: c.Headers, maxPayload: c.MaxPayload, log: c.Log,
+		store: c.Store, reads: c.Store.Within(queryTimeout), auth: c.Auth, counts: c.Counts, keys: c.Keys, headers: c.Headers, maxPayload: c.MaxPayload, log: c.Log,
 		queries: newSlots(max(1, c.Conns-lanes)), singles: newSlots(maxSingles), batches: newSlots(maxBatches),
 		mux: http.NewServeMux(),
 	}
-	a.life, a.end = context.WithCancel(context.Background())
 	a.free = &group{flush: a.accept, size: groupSize, bytes: groupBytes, lanes: lanes}
 	a.keyed = &group{flush: a.accept, size: groupSize, bytes: groupBytes, lanes: lanes}
-	a.stats.count = a.count
 	format := huma.Format{Marshal: marshal, Unmarshal: json.Unmarshal}
 	config := huma.Config{
 		OpenAPI: newDocument(c.Version),
@@ -130,9 +128,8 @@ func marshal(w io.Writer, v any) error {
 	return encoder.Encode(v)
 }
 
-// Run keeps house until ctx ends: idempotency keys that have expired go. After that, nothing of the API's own is left.
+// Run keeps house until ctx ends: idempotency keys that have expired go.
 func (a *API) Run(ctx context.Context) {
-	defer a.end()
 	for {
 		// Nodes do not all come at once.
 		timer := time.NewTimer(expireInterval/2 + rand.N(expireInterval)) //nolint:gosec // jitter

@@ -21,6 +21,7 @@ import (
 
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/api"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/counts"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/store"
@@ -75,7 +76,7 @@ func setup(t testing.TB) *bundle {
 	require.NoError(t, err)
 	b := &bundle{DB: db, store: store.New(pool, db.Schema), log: &logBuffer{}}
 	b.api = api.New(api.Config{
-		Store: b.store, Conns: 4, Auth: auth.New(b.store, credential.NewSecret(setToken)), Keys: keys,
+		Store: b.store, Conns: 4, Auth: auth.New(b.store, credential.NewSecret(setToken)), Counts: counts.New(context.Background(), b.store.Stats), Keys: keys,
 		Headers: delivery.HeaderRules{Prefix: "X-Riverhook-"}, MaxPayload: maxPayload, Version: "test",
 		Log: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})

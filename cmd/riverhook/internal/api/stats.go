@@ -2,27 +2,19 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/counts"
 	"github.com/riverhook/riverhook/delivery"
-	"github.com/riverhook/riverhook/delivery/store"
 )
 
-const (
-	// statsAge is how old counts are at least before they are counted again.
-	statsAge = 10 * time.Second
-	// statsShare bounds what counting costs: after it took a second, it is not done again for 20.
-	statsShare = 20
-	// statsWait is how long a first caller waits for the counts; the next ones get old counts while new ones are made.
-	statsWait = 25 * time.Second
-	// maxStats bounds the organizations whose counts are kept.
-	maxStats = 1000
-)
+// statsWait is how long a first caller waits for the counts.
+const statsWait = 25 * time.Second
 
 func (a *API) registerStats() {
 	get(a, huma.Operation{
@@ -45,79 +37,12 @@ type statsOutput struct{ Body stats }
 func (a *API) getStats(ctx context.Context, c call, _ *none) (*statsOutput, error) {
 	ctx, cancel := context.WithTimeout(ctx, statsWait)
 	defer cancel()
-	s, err := a.stats.get(ctx, c.Organization)
+	s, err := a.counts.Get(ctx, c.Organization)
+	if errors.Is(err, counts.ErrSlow) {
+		return nil, unavailable("counting takes long: try again")
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &statsOutput{stats{s.Statuses, s.Due, s.Sending, s.OldestDue, s.At}}, nil
-}
-
-// count counts, whoever asked: the next ones want to know it, too.
-func (a *API) count(organization string) (store.Stats, error) {
-	return a.store.Stats(a.life, organization)
-}
-
-// statsCache keeps counts, and has them counted again by one caller at a time. Nobody who asks counts for himself.
-type statsCache struct {
-	count func(organization string) (store.Stats, error)
-
-	mu       sync.Mutex
-	kept     map[string]*keptStats
-	counting sync.Mutex // one at a time, whatever the organization
-}
-
-type keptStats struct {
-	stats store.Stats
-	err   error
-	due   time.Time     // when to count again; zero: never counted
-	done  chan struct{} // closed when the counting that is under way has ended; nil: none is
-}
-
-// get is what was counted last, and if there is nothing yet, what is counted now.
-func (c *statsCache) get(ctx context.Context, organization string) (store.Stats, error) {
-	c.mu.Lock()
-	if c.kept == nil || len(c.kept) > maxStats {
-		c.kept = make(map[string]*keptStats)
-	}
-	k := c.kept[organization]
-	if k == nil {
-		k = &keptStats{}
-		c.kept[organization] = k
-	}
-	if k.done == nil && !time.Now().Before(k.due) {
-		k.done = make(chan struct{})
-		go c.refresh(organization, k)
-	}
-	done, stats := k.done, k.stats
-	c.mu.Unlock()
-	if !stats.At.IsZero() {
-		return stats, nil
-	}
-	if done != nil { // or it failed a moment ago
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return store.Stats{}, unavailable("counting takes long: try again")
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return k.stats, k.err
-}
-
-func (c *statsCache) refresh(organization string, k *keptStats) {
-	c.counting.Lock()
-	started := time.Now()
-	stats, err := c.count(organization)
-	took := time.Since(started)
-	c.counting.Unlock()
-
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if k.err = err; err == nil {
-		k.stats = stats
-	}
-	k.due = time.Now().Add(max(statsAge, statsShare*took))
-	close(k.done)
-	k.done = nil
 }
