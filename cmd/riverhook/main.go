@@ -38,6 +38,7 @@ type commands struct {
 	Credentials credentialsCmd `cmd:"" help:"Secrets that requests are authorized with."`
 	Secrets     secretsCmd     `cmd:"" help:"Secrets that requests are signed with (Standard Webhooks)."`
 	Erase       eraseCmd       `cmd:"" help:"Remove all deliveries of a tenant or a run, with their attempts, now."`
+	Tokens      tokensCmd      `cmd:"" help:"Tokens of the HTTP API: who may use it, and for what."`
 	Sweep       sweepCmd       `cmd:"" help:"Sweep now: give overdue deliveries without a live job one, and take back what a dead node held."`
 	benchCommands
 	Help    helpCmd    `cmd:"" help:"Explain a topic: retries."`

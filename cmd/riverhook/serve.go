@@ -28,7 +28,8 @@ type serveCmd struct {
 	policyFlags
 	logFlags
 	Migrate             bool      `help:"Bring the database's schema up first, as \"riverhook migrate up\" does."`
-	Listen              string    `env:"RIVERHOOK_LISTEN" default:"127.0.0.1:8090" help:"Address of the HTTP listener: /healthz, /readyz and River UI (default ${default})."`
+	Listen              string    `env:"RIVERHOOK_LISTEN" default:"127.0.0.1:8090" help:"Address of the HTTP listener: API, /docs, /healthz, /readyz and River UI (default ${default}). Any other than a loopback address takes a token first."`
+	PublicURL           publicURL `env:"RIVERHOOK_PUBLIC_URL" placeholder:"URL" help:"How clients reach the listener, such as https://hooks.example.com: requests for another host are refused (default: loopback names, and the address itself)."`
 	Concurrency         int       `env:"RIVERHOOK_CONCURRENCY" default:"2000" help:"Attempts in flight (default ${default})."`
 	EndpointConcurrency int       `env:"RIVERHOOK_ENDPOINT_CONCURRENCY" default:"100" help:"Attempts in flight of a receiver that does not answer, per node; one that answers may use what is free (default ${default})."`
 	DBMaxConns          int       `name:"db-max-conns" env:"RIVERHOOK_DB_MAX_CONNS" default:"20" help:"Connections to Postgres, all together (default ${default})."`
@@ -108,10 +109,17 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 	if err != nil {
 		return err
 	}
+	token, err := apiToken()
+	if err != nil {
+		return err
+	}
 	log := s.logger(c)
 	warnOfUnknownSettings(log)
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+	}
+	if err := s.mayListen(ctx, database, token, log); err != nil {
+		return err
 	}
 	stdlog.SetOutput(io.Discard) // net/http quotes there what receivers sent unasked
 	var lc net.ListenConfig
@@ -134,8 +142,13 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 	}
 	log.Info("riverhook", "version", programVersion(), "node", n.ID, "listen", "http://"+listener.Addr().String())
 
-	server := newServer(n, listener.Addr())
 	group, ctx := errgroup.WithContext(ctx)
+	web := s.newWeb(ctx, n, token, listener.Addr())
+	server := web.server()
+	group.Go(func() error {
+		web.api.Run(ctx)
+		return nil
+	})
 	group.Go(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return err
@@ -177,6 +190,7 @@ func addressOf(listener net.Listener) netip.AddrPort {
 func warnOfUnknownSettings(log *slog.Logger) {
 	known := map[string]bool{
 		"RIVERHOOK_DATABASE_URL": true, "RIVERHOOK_DATABASE_URL_FILE": true, "RIVERHOOK_SECRET_KEY": true, "RIVERHOOK_SECRET_KEY_FILE": true,
+		"RIVERHOOK_API_TOKEN": true, "RIVERHOOK_API_TOKEN_FILE": true,
 	}
 	var flags func(reflect.Type)
 	flags = func(t reflect.Type) {

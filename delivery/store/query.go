@@ -624,22 +624,31 @@ func (s *Store) actionRange(ctx context.Context, action Action, f Filter, status
 func (s *Store) actOnPage(ctx context.Context, action Action, f Filter, ids idRange, statuses []delivery.Status, endpointURL string,
 	after, upTo int64,
 ) (changed []int64, last int64, more bool, err error) {
+	err = s.inQueryTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(ctx context.Context, tx pgx.Tx) error {
+		changed, last, more, err = s.actInTx(ctx, tx, action, f, ids, statuses, endpointURL, after, upTo, actionPage)
+		return err
+	})
+	return changed, last, more, err
+}
+
+// actInTx is actOnPage, of a page of that size, in somebody's transaction.
+func (s *Store) actInTx(ctx context.Context, tx pgx.Tx, action Action, f Filter, ids idRange, statuses []delivery.Status, endpointURL string,
+	after, upTo int64, size int,
+) (changed []int64, last int64, more bool, err error) {
 	p := &parameters{}
 	conditions := append(f.actionWhere(p, ids, action), f.search(p), "d.id > "+p.add(after), "d.id <= "+p.add(upTo))
 	set := map[Action]string{ActionRetry: retrySet, ActionReplay: replaySet, ActionCancel: cancelSet}[action]
 	if endpointURL != "" {
 		set += ", endpoint_url = " + p.add(endpointURL)
 	}
-	limit := p.add(actionPage)
+	limit := p.add(size)
 	statement := fill(actionSQL,
 		"{candidates}", candidates(p, statuses, conditions, "true", "ORDER BY d.id LIMIT "+limit),
 		"{limit}", limit, "{statuses}", p.add(statuses), "{where}", strings.Join(conditions, " AND "), "{set}", set)
 
 	var seen int
-	err = s.inQueryTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(ctx context.Context, tx pgx.Tx) error {
-		return tx.QueryRow(ctx, s.sql(statement), p.values...).Scan(&seen, &last, &changed)
-	})
-	return changed, last, seen == actionPage, err
+	err = tx.QueryRow(ctx, s.sql(statement), p.values...).Scan(&seen, &last, &changed)
+	return changed, last, seen == size, err
 }
 
 const unchangedSQL = `
@@ -684,10 +693,14 @@ func (s *Store) unchanged(ctx context.Context, f Filter, changed map[int64]bool)
 func (s *Store) inQueryTx(ctx context.Context, o pgx.TxOptions, do func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
+	within := statementTimeout
+	if s.within > 0 {
+		within = s.within
+	}
 	err := pgx.BeginTxFunc(ctx, s.db, o, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = %d; `+
 			`SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off`,
-			statementTimeout.Milliseconds(), rowLockTimeout.Milliseconds()))
+			within.Milliseconds(), min(within, rowLockTimeout).Milliseconds()))
 		if err != nil {
 			return err
 		}
@@ -698,9 +711,9 @@ func (s *Store) inQueryTx(ctx context.Context, o pgx.TxOptions, do func(context.
 	case !errors.As(err, &pg):
 		return err
 	case pg.Code == "55P03":
-		return fmt.Errorf("another transaction has held the lock of a delivery for more than %s: end it, or try again later: %w", rowLockTimeout, err)
+		return fmt.Errorf("another transaction has held the lock of a delivery for more than %s: end it, or try again later: %w", min(within, rowLockTimeout), err)
 	case pg.Code == "57014":
-		return fmt.Errorf("it takes longer than %s: narrow the filter (by status, organization, run or id): %w", statementTimeout, err)
+		return fmt.Errorf("it takes longer than %s: narrow the filter (by status, organization, run or id): %w", within, err)
 	}
 	return err
 }

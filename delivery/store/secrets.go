@@ -22,6 +22,14 @@ type Credential struct {
 // SealFunc seals a secret for the row of that uuid and organization.
 type SealFunc func(uuid, organization string) ([]byte, error)
 
+// CredentialUUIDError says that a credential has another uuid than the one that was wanted.
+type CredentialUUIDError struct{ UUID string }
+
+func (e *CredentialUUIDError) Error() string { return "this credential has the uuid " + e.UUID }
+
+// ErrCredentialRace says that two callers set one credential at the same time, and this one lost.
+var ErrCredentialRace = errors.New("somebody else is setting this credential right now: try again")
+
 const lockCredentialSQL = `
 SELECT credential_uuid::text FROM {schema}.credentials WHERE organization_id = $1 AND name = $2 FOR UPDATE`
 
@@ -51,7 +59,7 @@ func (s *Store) SetCredential(ctx context.Context, organization, name, kind, wan
 		case err != nil:
 			return err
 		case wanted != "" && wanted != uuid:
-			return fmt.Errorf("this credential has the uuid %s", uuid)
+			return &CredentialUUIDError{UUID: uuid}
 		}
 		sealed, err := seal(uuid, organization)
 		if err != nil {
@@ -62,7 +70,7 @@ func (s *Store) SetCredential(ctx context.Context, organization, name, kind, wan
 			return err
 		}
 		if stored != uuid { // sealed for a uuid that lost the race: it could not be opened
-			return errors.New("somebody else is setting this credential right now: try again")
+			return ErrCredentialRace
 		}
 		return nil
 	})
@@ -91,6 +99,9 @@ func (s *Store) Credentials(ctx context.Context, organization string) ([]Credent
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Credential])
 	if err != nil {
 		return nil, fmt.Errorf("store: credentials: %w", err)
+	}
+	for i := range list {
+		utc(&list[i].CreatedAt, &list[i].UpdatedAt)
 	}
 	return list, nil
 }
@@ -209,6 +220,9 @@ func (s *Store) Secrets(ctx context.Context, organization string) ([]SigningSecr
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[SigningSecret])
 	if err != nil {
 		return nil, fmt.Errorf("store: signing secrets: %w", err)
+	}
+	for i := range list {
+		utc(&list[i].CreatedAt, list[i].ExpiresAt)
 	}
 	return list, nil
 }

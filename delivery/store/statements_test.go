@@ -106,6 +106,8 @@ func TestHotPlans(t *testing.T) {
 			"retentionDeadLetterSQL": `(3600, '-infinity', '{7,8}', 500)`,
 			"removeEndedSQL":         `('{1,2}')`,
 			"removeAnySQL":           `('{1,2}')`,
+			"inTheWaySQL":            `('{a}', '{r}', '{n}', '{00000000-0000-4000-8000-000000000001}')`,
+			"storedKeysSQL":          `('{a}', '{k}')`,
 		} {
 			conn, err := pool.Acquire(ctx)
 			require.NoError(t, err)

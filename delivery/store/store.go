@@ -22,13 +22,22 @@ type Querier interface {
 
 // Store runs riverhook's statements in one schema.
 type Store struct {
-	db    *pgxpool.Pool
-	names *strings.Replacer
+	db     *pgxpool.Pool
+	names  *strings.Replacer
+	within time.Duration // of List, Get, Count, Stats and the actions' pages; 0: 30 s
 }
 
 // New is a store on the pool's database. It does not connect.
 func New(pool *pgxpool.Pool, schema string) *Store {
 	return &Store{db: pool, names: schemaNames(schema)}
+}
+
+// Within is the store with another time, up to 30 s, for each statement of List, Get, Count, Stats and the pages of actions:
+// a caller that has to answer sooner says so.
+func (s *Store) Within(d time.Duration) *Store {
+	other := *s
+	other.within = min(d, statementTimeout)
+	return &other
 }
 
 // sql puts the schema's name into a statement.
@@ -100,6 +109,12 @@ func IsRowError(err error) bool {
 func IsRefusal(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && !strings.HasPrefix(pg.Code, "57P")
+}
+
+// IsTooSlow says that a statement was ended because it took too long, or because somebody else held a lock for too long.
+func IsTooSlow(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "57014" || pg.Code == "55P03")
 }
 
 // maxErrorLength bounds last_error and attempts.error, in characters.

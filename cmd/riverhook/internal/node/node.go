@@ -21,6 +21,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"riverqueue.com/riverui"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/replay"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/egress"
@@ -86,13 +87,13 @@ type Node struct {
 }
 
 // MinConns is the least number of connections a node can do with.
-const MinConns = 8
+const MinConns = 10
 
 // pools are separate, so that neither claims nor River's leadership wait for anything else.
-type pools struct{ river, batches, other *pgxpool.Pool }
+type pools struct{ river, batches, other, requests *pgxpool.Pool }
 
 func (p pools) close() {
-	for _, pool := range []*pgxpool.Pool{p.river, p.batches, p.other} {
+	for _, pool := range []*pgxpool.Pool{p.river, p.batches, p.other, p.requests} {
 		if pool != nil {
 			pool.Close()
 		}
@@ -106,11 +107,16 @@ func New(c Config) (*Node, error) {
 	// The listener's connection is taken out of River's pool, and comes on top.
 	batches := max(2, c.MaxConns/4)
 	other := max(2, c.MaxConns/5)
-	rivers := c.MaxConns - batches - other - 1
+	requests := max(2, c.MaxConns/5)
+	rivers := c.MaxConns - batches - other - requests - 1
 	if n.pools.batches, err = n.newPool("batches", batches, store.TuneForBatches); err == nil {
-		if n.pools.other, err = n.newPool("other", other, nil); err == nil {
-			n.pools.river, err = n.newPool("river", rivers, nil)
-		}
+		n.pools.other, err = n.newPool("other", other, nil)
+	}
+	if err == nil {
+		n.pools.requests, err = n.newPool("requests", requests, store.TuneForRequests)
+	}
+	if err == nil {
+		n.pools.river, err = n.newPool("river", rivers, nil)
 	}
 	if err != nil {
 		n.pools.close()
@@ -118,6 +124,11 @@ func New(c Config) (*Node, error) {
 	}
 	n.store = store.New(n.pools.other, c.Schema)
 	return n, nil
+}
+
+// Requests is a store for those who ask over HTTP, on a pool of that many connections, which nothing else uses.
+func (n *Node) Requests() (st *store.Store, conns int) {
+	return store.New(n.pools.requests, n.Schema), int(n.pools.requests.Config().MaxConns)
 }
 
 func newID() string {
@@ -300,6 +311,7 @@ func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pg
 	river.AddWorker(workers, sweeper.NewWorker(s))
 	retention := n.newRetention()
 	river.AddWorker(workers, sweeper.NewRetentionWorker(retention))
+	river.AddWorker(workers, replay.NewWorker(n.store, n.Log, n.ID))
 	config := &river.Config{
 		ID:      n.ID,
 		Schema:  n.Schema,
@@ -309,8 +321,9 @@ func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pg
 			delivery.JobQueue:      {MaxWorkers: n.Concurrency},
 			sweeper.Queue:          {MaxWorkers: sweepWorkers, FetchPollInterval: time.Second},
 			sweeper.RetentionQueue: {MaxWorkers: 1, FetchPollInterval: 5 * time.Second},
+			store.ReplayQueue:      {MaxWorkers: replay.Workers, FetchPollInterval: time.Second},
 		},
-		PeriodicJobs:                []*river.PeriodicJob{sweeper.Periodic(n.SweepInterval)},
+		PeriodicJobs:                []*river.PeriodicJob{sweeper.Periodic(n.SweepInterval), replay.Periodic()},
 		MaxAttempts:                 1, // retries are the row's
 		JobTimeout:                  worker.JobTimeout(n.Timeout),
 		RescueStuckJobsAfter:        worker.RescueAfter(n.Timeout),
