@@ -19,7 +19,7 @@ func TestRest(t *testing.T) {
 		want time.Duration
 	}{
 		"the first pages":      {unpacedPages - 1, live, 20 * time.Millisecond, 0},
-		"a backlog":            {unpacedPages, live, 20 * time.Millisecond, 180 * time.Millisecond},
+		"a backlog":            {unpacedPages, live, 10 * time.Millisecond, 40 * time.Millisecond},
 		"a slow database":      {unpacedPages, live, 10 * time.Second, maxRest},
 		"a lost job":           {unpacedPages, store.SweepPage{Seen: pageSize, Live: pageSize - 1, Requeued: 1}, time.Millisecond, 0},
 		"a locked row":         {unpacedPages, store.SweepPage{Seen: pageSize, Live: pageSize - 1, Skipped: 1}, time.Millisecond, 0},

@@ -39,7 +39,7 @@ func (b *bench) growth(ctx context.Context) error {
 	}
 	steps := []func(context.Context) error{b.grownThroughput, b.grownLists}
 	if len(b.values["growth.grown"]) == b.Rounds-1 { // it leaves a backlog behind
-		steps = append(steps, b.grownSweep)
+		steps = append(steps, b.grownRetention, b.grownSweep)
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -50,7 +50,7 @@ func (b *bench) growth(ctx context.Context) error {
 }
 
 // growSQL inserts finished deliveries with numbers from $1 to $2 out of $3: one in 33 is a dead letter, one in 1,000 canceled,
-// the oldest 30 days old.
+// the oldest 20 days old, younger than what retention removes by default.
 const growSQL = `
 WITH made AS (
     INSERT INTO {schema}.deliveries (organization_id, workflow_run_id, webhook_node_id, webhook_name, endpoint_url, payload, status, scheduled_for,
@@ -59,7 +59,7 @@ WITH made AS (
            'https://host-' || n % 5000 || '.example.com/hook', '{"n":1}', g.status, NULL,
            1, 1, CASE WHEN g.status = 'dead_letter' THEN 410 ELSE 200 END, CASE WHEN g.status = 'dead_letter' THEN 'HTTP 410: gone' END,
            g.at, g.at, g.at
-      FROM (SELECT n, now() - interval '30 days' * (1 - n::float8 / $3) AS at,
+      FROM (SELECT n, now() - interval '20 days' * (1 - n::float8 / $3) AS at,
                    CASE WHEN n % 1000 = 0 THEN 'canceled' WHEN n % 33 = 0 THEN 'dead_letter' ELSE 'succeeded' END AS status
               FROM generate_series($1::bigint, $2::bigint) n) g
     RETURNING id, status, finished_at
@@ -202,6 +202,88 @@ func (b *bench) someUUIDs(ctx context.Context) (uuids []string, err error) {
 const overdueSQL = `
 INSERT INTO {schema}.deliveries (endpoint_url, payload, scheduled_for)
 SELECT $2, '{"n":1}', now() - interval '1 minute' FROM generate_series(1, $1::bigint)`
+
+// retentionSQL is for how many seconds what ended is to be kept, so that $1 deliveries go.
+const retentionSQL = `
+SELECT extract(epoch FROM now() - finished_at)::bigint
+  FROM {schema}.deliveries
+ WHERE status IN ('succeeded', 'canceled') ORDER BY finished_at OFFSET $1 LIMIT 1`
+
+const agedSQL = `
+SELECT count(*) FROM {schema}.deliveries WHERE status IN ('succeeded', 'canceled') AND finished_at < now() - make_interval(secs => $1)`
+
+// retentionBacklog is how many deliveries there are to work on meanwhile; retentionPatience is how long it may take.
+const retentionBacklog, retentionPatience = 300_000, 12 * time.Minute
+
+// grownRetention measures how long retention takes for the oldest tenth of the table, a million at most, and the rate of
+// deliveries in the same process before it has begun, and while it goes on.
+func (b *bench) grownRetention(ctx context.Context) error {
+	schema := b.grown.schema
+	wanted := min(b.grown.rows/10, 1_000_000)
+	var keep int64
+	if err := b.database.pool.QueryRow(ctx, in(schema, retentionSQL), wanted).Scan(&keep); err != nil {
+		return fmt.Errorf("retention: %w", err)
+	}
+	aged := func() (n int, err error) {
+		err = b.database.pool.QueryRow(ctx, in(schema, agedSQL), float64(keep)).Scan(&n)
+		return n, err
+	}
+	all, err := aged()
+	if err != nil {
+		return err
+	}
+	var requests atomic.Int64
+	answer := healthy(newLedger(0))
+	r, err := receive(ctx, func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		answer(w, r)
+	})
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	backlog := retentionBacklog
+	if b.Quick {
+		backlog /= 100
+	}
+	b.progress.step("inserting a backlog")
+	if _, err := b.database.pool.Exec(ctx, in(schema, overdueSQL), backlog, r.url); err != nil {
+		return fmt.Errorf("insert: %w", err)
+	}
+	if err := b.database.settle(ctx, schema, "deliveries", "river_job"); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, retentionPatience)
+	defer cancel()
+	_, err = b.work(ctx, schema, []string{fmt.Sprintf("RIVERHOOK_RETENTION=%ds", keep)}, []string{"serve"}, func(*child) error {
+		b.progress.step("waiting for retention to begin")
+		var first, begun, done time.Time // the first request; some were removed; all were
+		var atBegun int64
+		for left := all; left > 0; {
+			if first.IsZero() && requests.Load() > 0 {
+				first = time.Now()
+			}
+			if left, err = aged(); err != nil {
+				return err
+			}
+			if now := time.Now(); begun.IsZero() && left < all {
+				begun, atBegun = now, requests.Load()
+				b.progress.step("removing " + number(float64(all), 0) + " deliveries")
+			} else if sent := requests.Load(); !begun.IsZero() && done.IsZero() && (sent >= int64(backlog)*9/10 || left == 0) {
+				done = now
+				b.note("growth.retention_before", float64(atBegun)/begun.Sub(first).Seconds())
+				b.note("growth.retention_during", float64(sent-atBegun)/done.Sub(begun).Seconds())
+			}
+			if err := sleep(ctx, 100*time.Millisecond); err != nil {
+				return fmt.Errorf("retention did not come to its end: %w", err)
+			}
+		}
+		b.note("growth.retention_rows", float64(all))
+		b.note("growth.retention", time.Since(begun).Seconds())
+		return nil
+	})
+	return err
+}
 
 const (
 	sweepLead = 5 * time.Second // of deliveries before the sweep
