@@ -153,37 +153,13 @@ func (w *Worker) Close(ctx context.Context) {
 func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) error {
 	w.working.Add(1)
 	defer w.working.Add(-1)
-	if w.isUnresolved(job.Args.DeliveryID) {
-		return river.JobSnooze(busyDelay)
+	c, err := w.claim(ctx, job.Args)
+	if c.delivery == nil {
+		return err
 	}
-	c := w.claims.do(job.Args)
-	for c.verdict == store.ClaimDeferred {
-		c = w.claims.do(job.Args)
-	}
-	switch {
-	case c.err != nil:
-		return river.JobSnooze(busyDelay)
-	case c.verdict == store.ClaimBusy:
-		w.log.DebugContext(ctx, "the row is locked: trying again", "delivery_id", job.Args.DeliveryID)
-		return river.JobSnooze(busyDelay)
-	case c.verdict != store.ClaimTaken:
-		w.log.DebugContext(ctx, "nothing to claim", "delivery_id", job.Args.DeliveryID, "claim", job.Args.Claim)
-		return nil
-	}
-
-	if hold := w.admit(ctx, c.delivery); hold != store.NotHeld {
-		if ctx.Err() != nil {
-			w.release(store.Release{Fence: c.delivery.Fence()})
-			return context.Cause(ctx)
-		}
-		w.hold(ctx, store.Release{Fence: c.delivery.Fence(), Job: job.ID, Hold: hold})
-		return nil
-	}
-	leave, again, ok := w.enter(ctx, &c)
-	if !ok {
-		w.limiter.done(time.Now(), c.delivery.Origin, time.Time{}, noReaction)
-		w.release(store.Release{Fence: c.delivery.Fence(), Delay: again})
-		return nil
+	leave, err := w.begin(ctx, &c, job.ID)
+	if leave == nil {
+		return err
 	}
 	defer leave()
 
@@ -214,6 +190,48 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 	}
 	w.record(ctx, &c, attempt, s.dropped)
 	return nil
+}
+
+// claim claims a job's delivery. Where there is none to send, the error is what River is told.
+func (w *Worker) claim(ctx context.Context, job delivery.JobArgs) (claim, error) {
+	if w.isUnresolved(job.DeliveryID) {
+		return claim{}, river.JobSnooze(busyDelay)
+	}
+	c := w.claims.do(job)
+	for c.verdict == store.ClaimDeferred {
+		c = w.claims.do(job)
+	}
+	switch {
+	case c.err != nil:
+		return claim{}, river.JobSnooze(busyDelay)
+	case c.verdict == store.ClaimBusy:
+		w.log.DebugContext(ctx, "the row is locked: trying again", "delivery_id", job.DeliveryID)
+		return claim{}, river.JobSnooze(busyDelay)
+	case c.verdict != store.ClaimTaken:
+		w.log.DebugContext(ctx, "nothing to claim", "delivery_id", job.DeliveryID, "claim", job.Claim)
+		return claim{}, nil
+	}
+	return c, nil
+}
+
+// begin says whether the attempt of a claim may begin now: then leave ends what it takes, and the limiter's done is owed. If
+// leave is nil the claim is given back, and the error is what River is told.
+func (w *Worker) begin(ctx context.Context, c *claim, job int64) (leave func(), err error) {
+	if hold := w.admit(ctx, c.delivery); hold != store.NotHeld {
+		if ctx.Err() != nil {
+			w.release(store.Release{Fence: c.delivery.Fence()})
+			return nil, context.Cause(ctx)
+		}
+		w.hold(ctx, store.Release{Fence: c.delivery.Fence(), Job: job, Hold: hold})
+		return nil, nil
+	}
+	leave, again, ok := w.enter(ctx, c)
+	if !ok {
+		w.limiter.done(time.Now(), c.delivery.Origin, time.Time{}, noReaction)
+		w.release(store.Release{Fence: c.delivery.Fence(), Delay: again})
+		return nil, nil
+	}
+	return leave, nil
 }
 
 // enter says whether the attempt may begin; if not, the claim is to be released and due again after a while. It must not

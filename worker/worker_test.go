@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/rivertype"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -38,7 +39,7 @@ func onDatabase(t *testing.T, db *pgtest.DB, transport http.RoundTripper) *Worke
 }
 
 func jobOf(id, claim int64) *river.Job[delivery.JobArgs] {
-	return &river.Job[delivery.JobArgs]{Args: delivery.JobArgs{DeliveryID: id, Claim: claim}}
+	return &river.Job[delivery.JobArgs]{JobRow: &rivertype.JobRow{}, Args: delivery.JobArgs{DeliveryID: id, Claim: claim}}
 }
 
 const (
@@ -142,4 +143,23 @@ func TestInterruptedAttempts(t *testing.T) {
 		return pgtest.Scalar[string](t, db, standingSQL, id) == "pending 2 - 1"
 	}, time.Minute, time.Millisecond, "nothing went out: it is due again at once")
 	assert.Zero(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.attempts`))
+}
+
+// River neither times a job that is worked, nor takes one for endless that a killed node left behind.
+func TestTimeout(t *testing.T) {
+	t.Parallel()
+	w := &Worker{timeout: 30 * time.Second}
+	for name, test := range map[string]struct {
+		attempted *time.Time
+		want      time.Duration
+	}{
+		"just fetched":                     {new(time.Now()), -1},
+		"by a clock that is ahead":         {new(time.Now().Add(time.Hour)), -1},
+		"being worked":                     {new(time.Now().Add(-time.Minute)), -1},
+		"left behind, as the rescuer asks": {new(time.Now().Add(-RescueAfter(30 * time.Second))), JobTimeout(30 * time.Second)},
+		"never":                            {nil, JobTimeout(30 * time.Second)},
+	} {
+		job := &river.Job[delivery.JobArgs]{JobRow: &rivertype.JobRow{AttemptedAt: test.attempted}}
+		assert.Equal(t, test.want, w.Timeout(job), name)
+	}
 }
