@@ -203,14 +203,14 @@ const overdueSQL = `
 INSERT INTO {schema}.deliveries (endpoint_url, payload, scheduled_for)
 SELECT $2, '{"n":1}', now() - interval '1 minute' FROM generate_series(1, $1::bigint)`
 
-// retentionSQL is for how many seconds what ended is to be kept, so that $1 deliveries go.
+// retentionSQL is when the first $1 deliveries had ended, and how many seconds ago that was.
 const retentionSQL = `
-SELECT extract(epoch FROM now() - finished_at)::bigint
+SELECT finished_at, extract(epoch FROM now() - finished_at)::bigint
   FROM {schema}.deliveries
  WHERE status IN ('succeeded', 'canceled') ORDER BY finished_at OFFSET $1 LIMIT 1`
 
 const agedSQL = `
-SELECT count(*) FROM {schema}.deliveries WHERE status IN ('succeeded', 'canceled') AND finished_at < now() - make_interval(secs => $1)`
+SELECT count(*) FROM {schema}.deliveries WHERE status IN ('succeeded', 'canceled') AND finished_at < $1`
 
 // retentionBacklog is how many deliveries there are to work on meanwhile; retentionPatience is how long it may take.
 const retentionBacklog, retentionPatience = 300_000, 12 * time.Minute
@@ -220,12 +220,13 @@ const retentionBacklog, retentionPatience = 300_000, 12 * time.Minute
 func (b *bench) grownRetention(ctx context.Context) error {
 	schema := b.grown.schema
 	wanted := min(b.grown.rows/10, 1_000_000)
+	var until time.Time // others come of age meanwhile
 	var keep int64
-	if err := b.database.pool.QueryRow(ctx, in(schema, retentionSQL), wanted).Scan(&keep); err != nil {
+	if err := b.database.pool.QueryRow(ctx, in(schema, retentionSQL), wanted).Scan(&until, &keep); err != nil {
 		return fmt.Errorf("retention: %w", err)
 	}
 	aged := func() (n int, err error) {
-		err = b.database.pool.QueryRow(ctx, in(schema, agedSQL), float64(keep)).Scan(&n)
+		err = b.database.pool.QueryRow(ctx, in(schema, agedSQL), until).Scan(&n)
 		return n, err
 	}
 	all, err := aged()
