@@ -13,6 +13,8 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -76,7 +78,7 @@ func fail(hint, format string, args ...any) finding {
 type patient struct {
 	cmd      *doctorCmd
 	settings serveCmd // of the environment: the defaults where that could not be read
-	invalid  error    // what is wrong with it
+	problems []error  // what is wrong with it
 
 	pool   *pgxpool.Pool // nil without a connection
 	st     *store.Store
@@ -127,7 +129,7 @@ var checks = []struct {
 // Run runs every check that can be run.
 func (cmd *doctorCmd) Run(ctx context.Context, c console) error {
 	p := &patient{cmd: cmd}
-	p.settings, p.invalid = environmentSettings()
+	p.settings, p.problems = environmentSettings()
 	defer func() {
 		if p.pool != nil {
 			p.pool.Close()
@@ -215,22 +217,45 @@ func (p *patient) schemaFlag() string {
 	return " --schema " + string(p.cmd.Schema)
 }
 
-// environmentSettings are those that serve would have, from the environment alone.
-func environmentSettings() (serveCmd, error) {
+// environmentSettings are those that serve would have, from the environment alone, and what is wrong with them. A value
+// that cannot be read counts as the default, so that the other checks go on.
+func environmentSettings() (settings serveCmd, problems []error) {
 	var cli struct {
 		Serve serveCmd `cmd:""`
 	}
-	parser, err := kong.New(&cli, kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) {}), helpVars())
-	if err != nil {
-		return cli.Serve, err
+	unreadable := func(k *kong.Kong) error {
+		return kong.Visit(k.Model, func(node kong.Visitable, next kong.Next) error {
+			flag, ok := node.(*kong.Flag)
+			if !ok {
+				return next(nil)
+			}
+			for _, name := range flag.Tag.Envs {
+				value, set := os.LookupEnv(name)
+				if !set {
+					continue
+				}
+				err := flag.Parse(kong.ScanFromTokens(kong.Token{Type: kong.FlagValueToken, Value: value}), reflect.New(flag.Target.Type()).Elem())
+				if err != nil {
+					problems = append(problems, fmt.Errorf("--%s (%s): %w", flag.Name, name, err))
+					flag.Tag.Envs = nil
+				}
+			}
+			return next(nil)
+		})
 	}
-	_, err = parser.Parse([]string{"serve"})
-	return cli.Serve, err
+	parser, err := kong.New(&cli, kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) {}), helpVars(), kong.PostBuild(unreadable))
+	if err == nil {
+		_, err = parser.Parse([]string{"serve"})
+	}
+	if err != nil {
+		problems = append(problems, err)
+	}
+	return cli.Serve, problems
 }
 
 func checkSettings(_ context.Context, p *patient) (found []finding) {
-	if p.invalid != nil {
-		found = append(found, fail("mend it: serve does not start with it", "%s", strings.TrimPrefix(p.invalid.Error(), "serve: ")))
+	for _, problem := range p.problems {
+		found = append(found, fail("mend it: serve does not start with it", "%s", strings.TrimPrefix(problem.Error(), "serve: ")))
 	}
 	if _, err := apiToken(); err != nil {
 		found = append(found, fail("mend it: serve does not start with it", "%s", err))

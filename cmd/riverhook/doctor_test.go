@@ -93,6 +93,12 @@ func TestDoctorSettings(t *testing.T) {
 	has(t, found, "settings", resultWarn, "RIVERHOOK_TIMOUT", "remove")
 	has(t, found, "settings", resultWarn, "RIVERHOOK_ENDPOINT_CONCURRENCY (100)", "lower")
 	has(t, found, "enqueue", resultOK, "", "") // the other checks go on
+	found, _ = examine(t, db.URL, []string{"RIVERHOOK_MAX_ATTEMPTS=many", "RIVERHOOK_TIMEOUT=soon", "RIVERHOOK_LOG_FORMAT=xml", "RIVERHOOK_DB_MAX_CONNS=33"})
+	has(t, found, "settings", resultFail, "--max-attempts (RIVERHOOK_MAX_ATTEMPTS)", "mend")
+	has(t, found, "settings", resultFail, "--timeout (RIVERHOOK_TIMEOUT)", "mend")
+	has(t, found, "settings", resultFail, "--log-format", "mend")
+	assert.Len(t, found["settings"], 3)
+	assert.Contains(t, found["connections"][0].Message, "RIVERHOOK_DB_MAX_CONNS is 33") // what can be read counts
 	found, _ = examine(t, db.URL, []string{"RIVERHOOK_DB_MAX_CONNS=1000", "RIVERHOOK_POLL_ONLY=true"})
 	has(t, found, "connections", resultWarn, "RIVERHOOK_DB_MAX_CONNS is 1000", "max_connections")
 	has(t, found, "notify", resultOK, "not needed", "")
