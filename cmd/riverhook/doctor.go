@@ -700,7 +700,7 @@ func checkBacklog(ctx context.Context, p *patient) (found []finding) {
 		node = "no node is up"
 	}
 	if b.Oldest != nil && *b.Oldest > max(lateAfter, sweeps) {
-		what := fmt.Sprintf("%d deliveries wait (of the %d that are due first), the oldest for %s; %s", b.Waiting, b.Seen, words(*b.Oldest), node)
+		what := fmt.Sprintf("due and not sent: %s (of the %d that are due first), the oldest for %s; %s", counted(b.Waiting), b.Seen, words(*b.Oldest), node)
 		if !b.Leader && *b.Oldest > deadAfter {
 			found = append(found, fail("start riverhook serve", "%s", what))
 		} else {
@@ -708,13 +708,13 @@ func checkBacklog(ctx context.Context, p *patient) (found []finding) {
 		}
 	}
 	if b.Stale > 0 {
-		found = append(found, warn("riverhook sweep, and look into serve's log for failing sweeps", "%d deliveries are claimed by a node whose lease ended more than %s ago: nobody sweeps", b.Stale, sweeps))
+		found = append(found, warn("riverhook sweep, and look into serve's log for failing sweeps", "claimed, under a lease that ended more than %s ago: %s; nobody sweeps", sweeps, counted(b.Stale)))
 	}
 	if b.Discarded > 0 {
-		found = append(found, warn("River UI (/riverui of the listener) shows their errors; no delivery is lost by it, the sweep finds them", "%d of River's jobs were discarded", b.Discarded))
+		found = append(found, warn("River UI (/riverui of the listener) shows their errors; no delivery is lost by it, the sweep finds them", "discarded by River: %s", count(b.Discarded, "job")))
 	}
 	if len(found) == 0 {
-		found = append(found, ok("%d deliveries are due and wait, none for long; %s", b.Waiting, node))
+		found = append(found, ok("due and not sent: %s, none for long; %s", counted(b.Waiting), node))
 	}
 	return found
 }
@@ -741,7 +741,7 @@ func checkHeld(ctx context.Context, p *patient) []finding {
 	if more || slices.ContainsFunc(groups, func(g store.HeldGroup) bool { return g.AtLeast }) {
 		atLeast = "at least "
 	}
-	what := fmt.Sprintf("%s%d deliveries are held back (%s); %s", atLeast, total, strings.Join(parts, ", "), count(len(pauses), "pause"))
+	what := fmt.Sprintf("held back: %s%s (%s); %s", atLeast, counted(total), strings.Join(parts, ", "), count(len(pauses), "pause"))
 	switch {
 	case total == 0 && len(pauses) == 0:
 		return []finding{ok("nothing is held back or paused")}
