@@ -23,6 +23,10 @@ func (f databaseFlags) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	return connectTo(ctx, config)
+}
+
+func connectTo(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error) {
 	config.MaxConns, config.MinConns, config.MinIdleConns = commandConns, 0, 0
 	config.ConnConfig.ConnectTimeout = connectTimeout
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {

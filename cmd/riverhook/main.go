@@ -37,6 +37,7 @@ type commands struct {
 	Resume      resumeCmd      `cmd:"" help:"Let go of what was paused."`
 	Credentials credentialsCmd `cmd:"" help:"Secrets that requests are authorized with."`
 	Secrets     secretsCmd     `cmd:"" help:"Secrets that requests are signed with (Standard Webhooks)."`
+	Doctor      doctorCmd      `cmd:"" help:"Look for what is wrong with the database, the settings, the secrets and the backlog, and say what to do. Changes nothing."`
 	Erase       eraseCmd       `cmd:"" help:"Remove all deliveries of a tenant or a run, with their attempts, now."`
 	Tokens      tokensCmd      `cmd:"" help:"Tokens of the HTTP API: who may use it, and for what."`
 	Sweep       sweepCmd       `cmd:"" help:"Sweep now: give overdue deliveries without a live job one, and take back what a dead node held."`

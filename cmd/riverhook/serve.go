@@ -186,8 +186,15 @@ func addressOf(listener net.Listener) netip.AddrPort {
 	return address
 }
 
-// warnOfUnknownSettings names variables that look like settings and are none: they may be misspelt.
+// warnOfUnknownSettings names variables that look like settings and are none.
 func warnOfUnknownSettings(log *slog.Logger) {
+	for _, name := range unknownSettings() {
+		log.Warn("unknown setting: is it misspelt?", "variable", name)
+	}
+}
+
+// unknownSettings are variables that look like settings and are none: they may be misspelt.
+func unknownSettings() (unknown []string) {
 	known := map[string]bool{
 		"RIVERHOOK_DATABASE_URL": true, "RIVERHOOK_DATABASE_URL_FILE": true, "RIVERHOOK_SECRET_KEY": true, "RIVERHOOK_SECRET_KEY_FILE": true,
 		"RIVERHOOK_API_TOKEN": true, "RIVERHOOK_API_TOKEN_FILE": true,
@@ -204,7 +211,8 @@ func warnOfUnknownSettings(log *slog.Logger) {
 	flags(reflect.TypeFor[serveCmd]())
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "RIVERHOOK_") && !known[name] {
-			log.Warn("unknown setting: is it misspelt?", "variable", name)
+			unknown = append(unknown, name)
 		}
 	}
+	return unknown
 }
