@@ -21,8 +21,11 @@ const (
 	manyRefusals, clearSize = 50, 2000
 	// linger is how long a delivery keeps its place before it is held back, while the queue is cleared.
 	linger = 2 * isolationInterval
-	// What waits behind the backlog of a busy origin passes it: so many origins, and so many of their deliveries, in one round.
-	passingOrigins, passing = 200, 1000
+	// What waits behind the backlog of a busy origin passes it: so many origins are looked at in one round, and so many of
+	// their deliveries pass.
+	passingOrigins, passing = 1000, 1000
+	// pullAgain is how soon the next round follows one that found more of a receiver that answers than it pulled.
+	pullAgain = 20 * time.Millisecond
 )
 
 // admit waits, for firstAnswer at most, until an attempt may begin, or says why the delivery is to be held back.
@@ -96,8 +99,10 @@ func (w *Worker) LoadPauses(ctx context.Context) error {
 // lets others pass the backlog of a busy origin, until ctx ends. What fails is tried again in the next round.
 func (w *Worker) Isolate(ctx context.Context) {
 	var after store.Receiver
+	var passedBy string
 	loaded, pause := time.Now(), isolationInterval
-	for sleep(ctx, pause+rand.N(isolationInterval/5)) { //nolint:gosec // so that nodes take turns
+	for sleep(ctx, pause+rand.N(pause/5+1)) { //nolint:gosec // so that nodes take turns
+		w.limiter.look(time.Now())
 		if time.Since(loaded) >= pausesInterval {
 			loaded = time.Now()
 			if err := w.LoadPauses(ctx); err != nil && ctx.Err() == nil {
@@ -108,12 +113,15 @@ func (w *Worker) Isolate(ctx context.Context) {
 		pause = isolationInterval
 		refused, paused := w.limiter.refusals(time.Now(), manyRefusals)
 		w.clearing.Store(len(refused) > 0)
-		err := w.pass(ctx, len(refused) > 0)
+		var more bool
+		var err error
+		passedBy, err = w.pass(ctx, passedBy, len(refused) > 0)
 		if err == nil {
-			after, err = w.pull(ctx, after)
+			if after, more, err = w.pull(ctx, after); more {
+				pause = pullAgain
+			}
 		}
 		if err == nil && (len(refused) > 0 || paused) {
-			var more bool
 			if more, err = w.clear(ctx, refused); more {
 				pause = 0
 			}
@@ -135,39 +143,41 @@ func (w *Worker) clear(ctx context.Context, refused map[string]store.HoldReason)
 	return held >= clearSize/10, err
 }
 
-// pull gives held deliveries a job where there is room, of each origin for each organization in turn.
-func (w *Worker) pull(ctx context.Context, after store.Receiver) (store.Receiver, error) {
+// pull gives held deliveries a job where there is room, of each origin for each organization in turn. more says that there
+// is more of one that answers.
+func (w *Worker) pull(ctx context.Context, after store.Receiver) (next store.Receiver, more bool, err error) {
 	try, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	receivers, err := w.store.HeldReceivers(try, after, heldReceivers)
 	if err != nil {
-		return after, err
+		return after, false, err
 	}
-	next := store.Receiver{}
 	if len(receivers) == heldReceivers {
 		next = receivers[len(receivers)-1]
 	}
 	now := time.Now()
 	var pulls []store.Pull
+	var flowing []bool
 	for _, chunk := range byOrigin(receivers) {
 		// What is there is shared out among the organizations; what one does not take is there again in the next round.
 		for i, r := range chunk {
-			if n := w.limiter.room(now, r, maxPull/(len(chunk)-i)); n > 0 {
-				pulls = append(pulls, store.Pull{Receiver: r, N: n})
+			if n, flows := w.limiter.room(now, r, maxPull/(len(chunk)-i)); n > 0 {
+				pulls, flowing = append(pulls, store.Pull{Receiver: r, N: n}), append(flowing, flows)
 			}
 		}
 	}
 	if len(pulls) == 0 {
-		return next, nil
+		return next, false, nil
 	}
 	pulled, err := w.store.Pull(try, pulls)
 	if err != nil {
-		return next, err
+		return next, false, err
 	}
 	for i, p := range pulls {
 		w.limiter.notComing(p.Origin, p.N-pulled[i])
+		more = more || flowing[i] && pulled[i] == p.N
 	}
-	return next, nil
+	return next, more, nil
 }
 
 // byOrigin are the receivers, which are in order, in groups of an origin, each beginning with another organization every time.
@@ -187,11 +197,11 @@ func byOrigin(receivers []store.Receiver) (groups [][]store.Receiver) {
 
 // pass lets what waits behind a backlog pass it: that of an origin that has more than its share while all places are taken,
 // or of one whose deliveries are being held back.
-func (w *Worker) pass(ctx context.Context, refused bool) error {
+func (w *Worker) pass(ctx context.Context, after string, refused bool) (next string, err error) {
 	busy, crowded := w.limiter.busy(time.Now())
 	full := w.working.Load() >= int64(w.limiter.slots-w.limiter.reserve())
 	if !refused && (!crowded || !full) {
-		return nil
+		return "", nil
 	}
 	try, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
@@ -199,9 +209,9 @@ func (w *Worker) pass(ctx context.Context, refused bool) error {
 	if refused { // there is no share to keep to: they pass what is not sent
 		n = passing
 	}
-	passed, err := w.store.LetPass(try, busy, n, passingOrigins, passing)
+	passed, next, err := w.store.LetPass(try, busy, after, n, passingOrigins, passing)
 	if passed > 0 {
 		w.log.DebugContext(ctx, "others pass a backlog", "deliveries", passed)
 	}
-	return err
+	return next, err
 }

@@ -22,6 +22,7 @@ type limiter struct {
 	mu      sync.Mutex
 	origins map[string]*origin
 	sending int // attempts in flight, of all origins
+	silent  int // of those, of origins that do not answer, when it was last looked at
 	failing bucket
 	pauses  []pause
 }
@@ -30,6 +31,9 @@ type limiter struct {
 type pause struct{ origin, organization string }
 
 const (
+	// silentShare of the places is what all origins together have that do not answer; beyond it, one that has not been tried yet
+	// may have a single attempt.
+	silentShare = 2 // one in two
 	// reservedShare of the places is kept free of any one origin: a receiver that answered a moment ago may hang now.
 	reservedShare = 10 // one in ten
 	// silence is how long after its last answer, and twice the time that took, a receiver is still one that answers.
@@ -62,6 +66,7 @@ type origin struct {
 	pace     bucket        // attempts while it fails
 	refused  int           // deliveries that were not admitted, since refusals were last asked for
 	coming   int           // deliveries that were pulled and have not arrived
+	paid     int           // of those, for which the pace of one that fails was taken
 	pulled   time.Time     // when they were
 	touched  time.Time
 	waiting  []chan struct{} // deliveries that wait in their places, the first first; closed when it is their turn to ask again
@@ -106,9 +111,19 @@ func (o *origin) answers(now time.Time) bool {
 	return !o.answered.IsZero() && now.Sub(o.answered) < silence+2*o.latency
 }
 
-func (l *limiter) fill(now time.Time, o *origin) {
+// take takes up to n attempts from the pace of one that fails, and says how many there were.
+func (l *limiter) take(now time.Time, o *origin, n int) int {
 	o.pace.fill(now, failingPace*float64(o.limit), float64(o.limit))
 	l.failing.fill(now, failingPaceInAll*float64(l.share), failingPaceInAll*float64(l.share)/2)
+	n = max(0, min(n, int(o.pace.tokens), int(l.failing.tokens)))
+	o.pace.tokens -= float64(n)
+	l.failing.tokens -= float64(n)
+	return n
+}
+
+// isFull says whether those that do not answer have all the places that they get, and it is one of them.
+func (l *limiter) isFull(now time.Time, o *origin) bool {
+	return l.silent >= max(1, l.slots/silentShare) && !o.answers(now) && (o.fails > 0 || o.inFlight > 0)
 }
 
 func (l *limiter) isPaused(r store.Receiver) bool {
@@ -129,8 +144,9 @@ func (l *limiter) admit(now time.Time, r store.Receiver, last bool) (hold store.
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	o := l.at(now, r.Origin)
-	o.coming = max(0, o.coming-1)
-	hold = l.refusal(now, o, r)
+	paid := o.paid > 0
+	o.coming, o.paid = max(0, o.coming-1), max(0, o.paid-1)
+	hold = l.refusal(now, o, r, paid)
 	switch {
 	case hold == store.NotHeld:
 		if o.inFlight == 0 {
@@ -168,19 +184,21 @@ func (o *origin) wake(n int) {
 	}
 }
 
-// refusal is why an attempt may not begin, or NotHeld, which takes from the pace of one that fails.
-func (l *limiter) refusal(now time.Time, o *origin, r store.Receiver) store.HoldReason {
+// refusal is why an attempt may not begin, or NotHeld, which takes from the pace of one that fails unless that was paid.
+func (l *limiter) refusal(now time.Time, o *origin, r store.Receiver, paid bool) store.HoldReason {
 	switch {
 	case l.isPaused(r):
 		return store.HeldPaused
 	case l.fails(o):
-		l.fill(now, o)
-		if o.inFlight >= o.limit || o.pace.tokens < 1 || l.failing.tokens < 1 {
+		if o.inFlight >= o.limit || l.isFull(now, o) {
 			return store.HeldFailing
 		}
-		o.pace.tokens--
-		l.failing.tokens--
+		if !paid && l.take(now, o, 1) == 0 {
+			return store.HeldFailing
+		}
 		return store.NotHeld
+	case l.isFull(now, o):
+		return store.HeldNoAnswer
 	case o.inFlight < o.limit:
 		return store.NotHeld
 	case o.limit < l.share || !o.answers(now):
@@ -246,32 +264,36 @@ func (l *limiter) done(now time.Time, name string, began time.Time, what reactio
 	o.wake(places)
 }
 
-// room is how many held deliveries of a receiver may be pulled now. They are expected from then on.
-func (l *limiter) room(now time.Time, r store.Receiver, held int) int {
+// room is how many held deliveries of a receiver may be pulled now. They are expected from then on. flowing says that the
+// receiver answers: its deliveries are pulled ahead, as a backlog that was never held is fetched.
+func (l *limiter) room(now time.Time, r store.Receiver, held int) (room int, flowing bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.isPaused(r) {
-		return 0
+		return 0, false
 	}
 	o := l.at(now, r.Origin)
 	if now.Sub(o.pulled) > comingFor {
-		o.coming = 0
+		o.coming, o.paid = 0, 0
 	}
-	room := o.limit - o.inFlight
-	switch {
-	case l.fails(o):
-		l.fill(now, o)
-		room = min(room, int(o.pace.tokens), int(l.failing.tokens))
-	case o.limit == l.share && o.answers(now):
-		room = max(room, l.slots-l.reserve()-l.sending)
+	fails := l.fails(o)
+	flowing = !fails && o.limit == l.share && o.answers(now)
+	room = o.limit - o.inFlight
+	if flowing {
+		room = max(room, 2*l.slots-o.inFlight)
+	} else if l.isFull(now, o) {
+		room = 0
 	}
-	room = min(room-o.coming, maxPull, held)
+	if room = min(room-o.coming, maxPull, held); fails {
+		room = l.take(now, o, room)
+		o.paid += max(0, room)
+	}
 	if room <= 0 {
-		return 0
+		return 0, false
 	}
 	o.coming += room
 	o.pulled = now
-	return room
+	return room, flowing
 }
 
 // notComing says that n of those that room promised were not there.
@@ -279,7 +301,7 @@ func (l *limiter) notComing(name string, n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if o := l.origins[name]; o != nil {
-		o.coming = max(0, o.coming-n)
+		o.coming, o.paid = max(0, o.coming-n), max(0, o.paid-n)
 	}
 }
 
@@ -326,6 +348,18 @@ func (l *limiter) setPauses(pauses []pause) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.pauses = pauses
+}
+
+// look counts the attempts of those that do not answer.
+func (l *limiter) look(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.silent = 0
+	for _, o := range l.origins {
+		if o.inFlight > 0 && !o.answers(now) && now.Sub(o.since) > firstAnswer {
+			l.silent += o.inFlight
+		}
+	}
 }
 
 // forget drops what has not been heard of for a while, and, beyond maxOrigins, whatever is idle: what is forgotten begins

@@ -53,12 +53,19 @@ func (l *limited) wants(name string, n, admitted int, why store.HoldReason) {
 	assert.Equal(l.t, why, reason, name)
 }
 
+func (l *limited) roomFor(name string, want int, flowing bool) {
+	l.t.Helper()
+	room, flows := l.room(l.now, at(name), 1000)
+	assert.Equal(l.t, want, room, name)
+	assert.Equal(l.t, flowing, flows, name)
+}
+
 func TestLimiterOneThatDoesNotAnswerHasItsShare(t *testing.T) {
 	t.Parallel()
 	l := newLimited(t)
 	l.wants("hangs", 11, 10, store.HeldNoAnswer)
 	l.wants("other", 10, 10, store.NotHeld)
-	assert.Zero(t, l.room(l.now, at("hangs"), 1000))
+	l.roomFor("hangs", 0, false)
 	// Those that were in flight together and time out count once; the next ones count again.
 	l.now = l.now.Add(30 * time.Second)
 	l.end("hangs", 10, 30*time.Second, silent)
@@ -92,7 +99,7 @@ func TestLimiterOneThatAnswersMayHaveWhatIsFree(t *testing.T) {
 	l.now = l.now.Add(silence + 2*100*time.Millisecond)
 	l.end("a", 1, time.Second, noReaction)
 	l.wants("a", 1, 0, store.HeldNoAnswer)
-	assert.Zero(t, l.room(l.now, at("a"), 1000))
+	l.roomFor("a", 0, false)
 	// A slow one is not one that hangs.
 	l.end("a", 89, 20*time.Second, succeeded)
 	l.now = l.now.Add(30 * time.Second)
@@ -160,10 +167,10 @@ func TestLimiterPacesOneThatFailsEveryAttempt(t *testing.T) {
 		return admitted
 	}
 	assert.Equal(t, 10, quick(1000), "its share at once")
-	assert.Zero(t, l.room(l.now, at("a"), 1000))
+	l.roomFor("a", 0, false)
 	l.now = l.now.Add(100 * time.Millisecond)
-	assert.Equal(t, 5, l.room(l.now, at("a"), 1000), "what is pulled comes out of the same pace")
-	assert.Zero(t, l.room(l.now, at("a"), 1000), "and is not pulled twice")
+	l.roomFor("a", 5, false) // what is pulled comes out of the same pace
+	l.roomFor("a", 0, false) // and is not pulled twice
 	assert.Equal(t, failingPace*10/10, quick(1000))
 	origins, _ := l.refusals(l.now, 50)
 	assert.Equal(t, map[string]store.HoldReason{"a": store.HeldFailing}, origins)
@@ -220,7 +227,8 @@ func TestLimiterPauses(t *testing.T) {
 		l.setPauses([]pause{test.pause})
 		admitted, why := l.begin("a", 1)
 		assert.Equal(t, test.paused, why == store.HeldPaused, name)
-		assert.Equal(t, test.paused, l.room(l.now, at("a"), 10) == 0, name)
+		room, _ := l.room(l.now, at("a"), 10)
+		assert.Equal(t, test.paused, room == 0, name)
 		assert.Equal(t, !test.paused, admitted == 1, name)
 		l.setPauses(nil)
 		l.wants("a", 1, 1, store.NotHeld)
@@ -277,4 +285,61 @@ func TestReaction(t *testing.T) {
 			assert.Equal(t, want, reactionTo(o), "%+v", o)
 		}
 	}
+}
+
+// All that do not answer have half of the places together; one that was never tried still gets its chance.
+func TestLimiterAllThatDoNotAnswer(t *testing.T) {
+	t.Parallel()
+	l := newLimited(t)
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		l.wants(name, 10, 10, store.NotHeld)
+	}
+	l.look(l.now)
+	l.wants("f", 2, 2, store.NotHeld) // none has been silent for long
+	l.now = l.now.Add(firstAnswer + 1)
+	l.look(l.now)
+	l.wants("f", 1, 0, store.HeldNoAnswer)
+	l.wants("fresh", 2, 1, store.HeldNoAnswer)
+	l.roomFor("f", 0, false)
+	l.end("a", 1, time.Second, succeeded)
+	l.wants("a", 20, 20, store.NotHeld) // it answers
+	l.end("f", 2, time.Second, silent)
+	l.wants("f", 1, 0, store.HeldNoAnswer)
+	l.end("b", 10, time.Second, silent)
+	l.end("c", 10, time.Second, silent)
+	l.look(l.now)
+	l.wants("f", 1, 1, store.NotHeld)
+}
+
+// What is pulled of one that answers is pulled ahead, and all that fail share one pace.
+func TestLimiterRoom(t *testing.T) {
+	t.Parallel()
+	l := newLimited(t)
+	l.roomFor("new", 10, false)
+	l.roomFor("new", 0, false)
+	l.notComing("new", 4)
+	l.roomFor("new", 4, false)
+	l.now = l.now.Add(comingFor + 1)
+	l.roomFor("new", 10, false)
+	l.wants("answers", 1, 1, store.NotHeld)
+	l.end("answers", 1, time.Millisecond, succeeded)
+	l.roomFor("answers", 200, true)
+	l.roomFor("answers", 0, false)
+	total := 0
+	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"} {
+		for range leastFailures {
+			l.wants(name, 1, 1, store.NotHeld)
+			l.end(name, 1, time.Millisecond, answered)
+		}
+		room, flowing := l.room(l.now, at(name), 1000)
+		assert.False(t, flowing)
+		total += room
+		// What was promised may begin.
+		got, _ := l.begin(name, room+1)
+		assert.LessOrEqual(t, got-room, 1)
+		assert.GreaterOrEqual(t, got, room)
+		l.end(name, got, time.Millisecond, answered)
+	}
+	assert.LessOrEqual(t, total, failingPaceInAll*10/2, "of all of them together")
+	assert.GreaterOrEqual(t, total, failingPaceInAll*10/2-10)
 }

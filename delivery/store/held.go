@@ -177,26 +177,29 @@ func (s *Store) HoldQueued(ctx context.Context, origins map[string]HoldReason, l
 	return held, nil
 }
 
-// letPassSQL: what waits, by origin, with the index that has the due times of each.
+// letPassSQL jumps from origin to origin in the index that has the due times of each: the first of an origin's tells whether
+// anything of it is due.
 const letPassSQL = `
 WITH RECURSIVE origins AS (
-    (SELECT d.endpoint_origin
+    (SELECT d.endpoint_origin, d.scheduled_for
        FROM {schema}.deliveries d
-      WHERE d.status = 'pending' AND d.endpoint_origin > ''
-      ORDER BY d.endpoint_origin
+      WHERE d.status = 'pending' AND d.endpoint_origin > $5
+      ORDER BY d.endpoint_origin, d.scheduled_for
       LIMIT 1)
     UNION ALL
-    SELECT n.endpoint_origin
+    SELECT n.endpoint_origin, n.scheduled_for
       FROM origins o
      CROSS JOIN LATERAL (
-           SELECT d.endpoint_origin
+           SELECT d.endpoint_origin, d.scheduled_for
              FROM {schema}.deliveries d
             WHERE d.status = 'pending' AND d.endpoint_origin > o.endpoint_origin
-            ORDER BY d.endpoint_origin
+            ORDER BY d.endpoint_origin, d.scheduled_for
             LIMIT 1) n
+), seen AS MATERIALIZED (
+    SELECT o.endpoint_origin, o.scheduled_for FROM origins o LIMIT $3
 ), waiting AS MATERIALIZED (
     SELECT d.id, d.claim
-      FROM (SELECT o.endpoint_origin FROM origins o LIMIT $3) o
+      FROM seen o
      CROSS JOIN LATERAL (
            SELECT d.id, d.claim
              FROM {schema}.deliveries d
@@ -204,7 +207,7 @@ WITH RECURSIVE origins AS (
               AND d.claimed_by IS NULL AND d.held_since IS NULL
             ORDER BY d.scheduled_for
             LIMIT $2) d
-     WHERE o.endpoint_origin <> ALL ($1::text[])
+     WHERE o.scheduled_for <= now() AND o.endpoint_origin <> ALL ($1::text[])
      LIMIT $4
 ), front AS (
     SELECT min(f.scheduled_at) AS at
@@ -224,25 +227,26 @@ WITH RECURSIVE origins AS (
             LIMIT 1) j
      CROSS JOIN LATERAL (SELECT k.id, k.state, k.scheduled_at FROM {schema}.river_job k WHERE k.id = j.id OFFSET 0 FOR UPDATE SKIP LOCKED) k
      WHERE k.state = 'available' AND k.scheduled_at > (SELECT f.at FROM front f)
+), moved AS (
+    UPDATE {schema}.river_job j
+       SET scheduled_at = (SELECT f.at FROM front f) - interval '1 millisecond'
+      FROM passing p
+     WHERE j.id = p.id
+    RETURNING j.id
 )
-UPDATE {schema}.river_job j
-   SET scheduled_at = (SELECT f.at FROM front f) - interval '1 millisecond'
-  FROM passing p
- WHERE j.id = p.id`
+SELECT (SELECT count(*) FROM moved), CASE WHEN count(*) = $3 THEN max(s.endpoint_origin) ELSE '' END FROM seen s`
 
-// LetPass moves jobs to the front of the queue that wait behind the busy origins' backlog: of each other origin up to n, of
-// up to origins of them, and up to limit altogether. What is at the very front stays there. It says how many
-// passed.
-func (s *Store) LetPass(ctx context.Context, busy []string, n, origins, limit int) (passed int, err error) {
+// LetPass moves jobs to the front of the queue that wait behind the busy origins' backlog: of each other origin up to n, and
+// up to limit altogether. What is at the very front stays there. It looks at up to origins of them after one, and says how
+// many passed, and after which one to go on: "" is the first.
+func (s *Store) LetPass(ctx context.Context, busy []string, after string, n, origins, limit int) (passed int, next string, err error) {
 	err = s.inBatchTx(ctx, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, s.sql(letPassSQL), busy, n, origins, limit)
-		passed = int(tag.RowsAffected())
-		return err
+		return tx.QueryRow(ctx, s.sql(letPassSQL), busy, n, origins, limit, after).Scan(&passed, &next)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("store: let others pass: %w", err)
+		return 0, after, fmt.Errorf("store: let others pass: %w", err)
 	}
-	return passed, nil
+	return passed, next, nil
 }
 
 const pausedSQL = `SELECT coalesce(p.endpoint_origin, ''), coalesce(p.organization_id, '') FROM {schema}.pauses p ORDER BY p.pause_id`

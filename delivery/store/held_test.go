@@ -90,9 +90,10 @@ func TestLetPass(t *testing.T) {
 	db.Exec(t, `UPDATE riverhook.deliveries SET held_since = now() WHERE id = (SELECT min(id) FROM riverhook.deliveries WHERE endpoint_url = 'http://a/')`)
 	for _, limits := range []struct{ each, origins, altogether, passed int }{{3, 100, 1, 1}, {3, 1, 1000, 2}, {3, 100, 1000, 4}} {
 		// What passed before passes again, but for what is at the very front.
-		passed, err := st.LetPass(ctx, []string{"http://busy"}, limits.each, limits.origins, limits.altogether)
+		passed, next, err := st.LetPass(ctx, []string{"http://busy"}, "", limits.each, limits.origins, limits.altogether)
 		require.NoError(t, err)
 		assert.Equal(t, limits.passed, passed)
+		assert.Equal(t, limits.origins == 1, next == "http://a")
 	}
 	front := `SELECT (SELECT string_agg(endpoint_url, ' ' ORDER BY endpoint_url) FROM (
 		SELECT d.endpoint_url FROM riverhook.river_job j JOIN riverhook.deliveries d ON d.id = (j.args->>'delivery_id')::bigint
@@ -112,4 +113,40 @@ func TestSweepLockHoldsBackNoVacuum(t *testing.T) {
 	assert.Equal(t, "idle in transaction", pgtest.Scalar[string](t, db, `
 		SELECT a.state || CASE WHEN a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL THEN ', with a snapshot' ELSE '' END
 		  FROM pg_stat_activity a JOIN pg_locks l USING (pid) WHERE l.locktype = 'advisory' AND a.datname = current_database()`))
+}
+
+// However many origins come before it in the alphabet, each one's turn comes: those with nothing due cost a look, and the
+// next call goes on where this one ended.
+func TestLetPassComesToAll(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	st := store.New(db.Pool, db.Schema)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, scheduled_for) SELECT 'http://busy/', now() - interval '1 minute' FROM generate_series(1, 10)`)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, scheduled_for) SELECT 'http://a' || g || '/', now() + interval '1 day' FROM generate_series(1, 50) g`)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://z/')`)
+	passed, calls := 0, 0
+	for after := ""; calls == 0 || after != ""; calls++ {
+		n, next, err := st.LetPass(context.Background(), []string{"http://busy"}, after, 10, 20, 1000)
+		require.NoError(t, err)
+		require.Greater(t, next+"~", after)
+		passed, after = passed+n, next
+	}
+	assert.Equal(t, 1, passed)
+	assert.Equal(t, 3, calls)
+}
+
+// Nobody pulls what has no origin: a held row whose URL is edited into none is the sweep's.
+func TestSweepFreesWhatNobodyPulls(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	st := store.New(db.Pool, db.Schema)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://a/'), ('http://a/')`)
+	held, err := st.HoldQueued(context.Background(), map[string]store.HoldReason{"http://a": store.HeldNoAnswer}, 10)
+	require.NoError(t, err)
+	require.Equal(t, 2, held)
+	db.Exec(t, `UPDATE riverhook.deliveries SET endpoint_url = 'not a url' WHERE id = (SELECT min(id) FROM riverhook.deliveries)`)
+	page, err := st.SweepPage(context.Background(), store.SweepCursor{}, 100, nil)
+	require.NoError(t, err)
+	assert.Equal(t, 1, page.Requeued)
+	assert.Equal(t, 1, page.Held)
 }

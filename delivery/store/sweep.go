@@ -41,7 +41,7 @@ const heldFor = 24 * time.Hour
 // swept every few seconds, and must not be rewritten for it.
 const sweepPageSQL = `
 WITH page AS MATERIALIZED (
-    SELECT d.id, d.scheduled_for, d.claim, d.claimed_by, d.leased_until, d.held_since
+    SELECT d.id, d.scheduled_for, d.claim, d.claimed_by, d.leased_until, d.held_since, d.endpoint_origin
       FROM {schema}.deliveries d
      WHERE d.status = 'pending' AND d.scheduled_for <= now() AND (d.scheduled_for, d.id) > ($1::timestamptz, $2::bigint)
      ORDER BY d.scheduled_for, d.id
@@ -50,7 +50,8 @@ WITH page AS MATERIALIZED (
     SELECT p.id, p.claim, p.scheduled_for, j.id AS job,
            CASE WHEN p.claimed_by IS NOT NULL AND p.leased_until < now() THEN 'expired'
                 WHEN p.claimed_by IS NOT NULL THEN 'leased'
-                WHEN p.held_since > now() - make_interval(secs => $4) THEN 'held'
+                -- One without an origin, whose URL was edited, is nobody's to pull.
+                WHEN p.held_since > now() - make_interval(secs => $4) AND p.endpoint_origin IS NOT NULL THEN 'held'
                 WHEN j.live THEN 'live'
                 WHEN j.id IS NOT NULL THEN 'unpromoted'
                 ELSE 'lost' END AS verdict

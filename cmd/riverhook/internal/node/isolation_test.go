@@ -1,12 +1,14 @@
 package node_test
 
 import (
+	"net"
 	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/riverhook/riverhook/migrations/pgtest"
 )
@@ -122,4 +124,27 @@ func TestPause(t *testing.T) {
 	eventually(t, db, "succeeded round 0 attempts 1 abandoned 0 200 -", rowSQL, paused)
 	eventually(t, db, "succeeded round 0 attempts 1 abandoned 0 200 -", rowSQL, late)
 	assert.Equal(t, 3, r.count())
+}
+
+// More receivers than places hang. A receiver that answers is still served.
+func TestManyReceiversThatHang(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	hangs := newReceiver(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	_, port, err := net.SplitHostPort(hangs.Listener.Addr().String())
+	require.NoError(t, err)
+	c := config(t, db)
+	c.Concurrency, c.EndpointConcurrency, c.Timeout, c.Lease = 60, 5, 3*time.Second, 10*time.Second
+	// localhost and its spellings are origins of their own.
+	for _, host := range []string{"127.0.0.1", "localhost", "LOCALHOST.", "127.1", "127.0.1", "0x7f.1"} {
+		db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) SELECT 'http://' || $1 || ':' || $2 || '/' FROM generate_series(1, 40)`, host, port)
+	}
+	others := newReceiver(t, nil)
+	warm := insert(t, db, others.URL)
+	start(t, c)
+	eventually(t, db, "succeeded round 0 attempts 1 abandoned 0 200 -", rowSQL, warm)
+	eventually(t, db, true, `SELECT count(*) > 150 FROM riverhook.deliveries WHERE held_since IS NOT NULL`)
+	bulk(t, db, others.URL, 200)
+	eventually(t, db, 201, succeededSQL, others.URL)
+	assert.Positive(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.deliveries WHERE status = 'pending'`))
 }
