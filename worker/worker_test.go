@@ -163,3 +163,52 @@ func TestTimeout(t *testing.T) {
 		assert.Equal(t, test.want, w.Timeout(job), name)
 	}
 }
+
+// However an attempt ends, or does not begin, its place is free again: otherwise its origin would come to a standstill.
+func TestEveryPlaceIsGivenBack(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	ctx, stop := context.WithCancelCause(context.Background())
+	w := onDatabase(t, db, roundTrip(func(r *http.Request) (*http.Response, error) {
+		switch r.URL.Path {
+		case "/panics":
+			panic("at the receiver's")
+		case "/breaks":
+			return nil, io.ErrUnexpectedEOF
+		case "/stops":
+			stop(errors.New("stop"))
+			return nil, context.Canceled
+		case "/canceled":
+			db.Exec(t, `UPDATE riverhook.deliveries SET status = 'canceled' WHERE endpoint_url LIKE '%/canceled'`)
+		case "/lost":
+			db.Exec(t, `UPDATE riverhook.deliveries SET claim = claim + 1, claimed_by = 'other' WHERE endpoint_url LIKE '%/lost'`)
+		}
+		return &http.Response{StatusCode: 503, Body: http.NoBody, Header: http.Header{}}, nil
+	}))
+	began := 0
+	for _, row := range []string{
+		`('http://a/fails', '{}', NULL, NULL, 0)`,
+		`('http://a/panics', '{}', NULL, NULL, 0)`,
+		`('http://a/breaks', '{}', NULL, NULL, 0)`,
+		`('http://a/canceled', '{}', NULL, NULL, 0)`,
+		`('http://a/lost', '{}', NULL, NULL, 0)`,
+		`('http://a/header', '{}', '[{"key": 1}]', NULL, 0)`,
+		`('http://a/credential', '{}', NULL, '00000000-0000-4000-8000-000000000001', 0)`,
+		`('http://a/large', to_json(repeat('x', 2000000)), NULL, NULL, 0)`,
+		`('http://a/suspect', '{}', NULL, NULL, 3)`,
+		`('nonsense', '{}', NULL, NULL, 0)`,
+		`('http://a/stops', '{}', NULL, NULL, 0)`,
+		`('http://a/late', '{}', NULL, NULL, 0)`, // told to stop before it begins
+	} {
+		id := pgtest.Scalar[int64](t, db, `INSERT INTO riverhook.deliveries (endpoint_url, payload, custom_headers, credential_uuid, abandoned_count) VALUES `+row+` RETURNING id`)
+		_ = w.Work(ctx, jobOf(id, 0))
+		if pgtest.Scalar[bool](t, db, `SELECT claim > 0 FROM riverhook.deliveries WHERE id = $1`, id) {
+			began++
+		}
+		assert.Zero(t, w.limiter.sending, row)
+		if o := w.limiter.origins["http://a"]; assert.NotNil(t, o) {
+			assert.Zero(t, o.inFlight, row)
+		}
+	}
+	assert.Equal(t, 12, began, "each was claimed")
+}
