@@ -50,8 +50,9 @@ const (
 	comingFor = 2 * time.Second
 	// forgetAfter is how long an origin without attempts is remembered, and maxOrigins how many are.
 	forgetAfter, maxOrigins = time.Minute, 100_000
-	// maxPull is how many deliveries of an origin are pulled at a time.
-	maxPull = 2000
+	// maxPull is how many deliveries of an origin are pulled at a time; pulledAhead, or twice the places, of one that answers
+	// are in the queue at a time: River fetches without a pause as long as there are any.
+	maxPull, pulledAhead = 2000, 1000
 )
 
 // origin is what a node knows of one origin.
@@ -280,7 +281,7 @@ func (l *limiter) room(now time.Time, r store.Receiver, held int) (room int, flo
 	flowing = !fails && o.limit == l.share && o.answers(now)
 	room = o.limit - o.inFlight
 	if flowing {
-		room = max(room, 2*l.slots-o.inFlight)
+		room = max(room, max(2*l.slots, pulledAhead)-o.inFlight)
 	} else if l.isFull(now, o) {
 		room = 0
 	}

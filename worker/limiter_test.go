@@ -323,7 +323,7 @@ func TestLimiterRoom(t *testing.T) {
 	l.roomFor("new", 10, false)
 	l.wants("answers", 1, 1, store.NotHeld)
 	l.end("answers", 1, time.Millisecond, succeeded)
-	l.roomFor("answers", 200, true)
+	l.roomFor("answers", pulledAhead, true)
 	l.roomFor("answers", 0, false)
 	total := 0
 	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"} {
