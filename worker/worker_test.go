@@ -64,14 +64,14 @@ func TestUnknownClaimIsNotRepeatedBeforeItsRelease(t *testing.T) {
 	db := pgtest.New(t)
 	w := onDatabase(t, db, never(t))
 	id := pgtest.Scalar[int64](t, db, insertSQL)
+	db.Exec(t, `UPDATE riverhook.deliveries SET claim = 1, claimed_by = 'me', leased_until = now() + interval '1 minute' WHERE id = $1`, id)
 	ctx := context.Background()
 	tx, err := db.Pool.Begin(ctx)
 	require.NoError(t, err)
+	defer tx.Rollback(ctx)                                                                 //nolint:errcheck // where the test fails
 	_, err = tx.Exec(ctx, `SELECT FROM riverhook.deliveries WHERE id = $1 FOR UPDATE`, id) // holds the release up
 	require.NoError(t, err)
 	w.releaseUnknown([]delivery.JobArgs{{DeliveryID: id}})
-	_, err = tx.Exec(ctx, `UPDATE riverhook.deliveries SET claim = 1, claimed_by = 'me', leased_until = now() + interval '1 minute' WHERE id = $1`, id)
-	require.NoError(t, err)
 	var snoozed *river.JobSnoozeError
 	require.ErrorAs(t, w.Work(ctx, jobOf(id, 0)), &snoozed)
 	require.ErrorAs(t, w.Work(ctx, jobOf(id, 1)), &snoozed, "nor does any other of its jobs")
