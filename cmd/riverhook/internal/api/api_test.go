@@ -472,9 +472,10 @@ func TestBrokenRequests(t *testing.T) {
 func TestListDeliveries(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, organization_id, workflow_run_id, status, created_at)
+	b.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, organization_id, workflow_run_id, status, created_at, credential_uuid, last_error)
 		SELECT 'http://h' || i % 3 || ':8080/path/' || i, CASE WHEN i % 2 = 0 THEN 'acme' ELSE 'other' END, 'run ' || i % 4,
-		       CASE WHEN i % 5 = 0 THEN 'dead_letter' ELSE 'pending' END, now() - make_interval(hours => 60 - i) FROM generate_series(1, 60) i`)
+		       CASE WHEN i % 5 = 0 THEN 'dead_letter' ELSE 'pending' END, now() - make_interval(hours => 60 - i),
+		       CASE WHEN i % 7 = 0 THEN '00000000-0000-4000-8000-00000000000a'::uuid END, CASE WHEN i % 5 = 0 THEN 'HTTP 410: Gone ' || i END FROM generate_series(1, 60) i`)
 	list := func(query string) (ids []float64, next string) {
 		a := b.do(t, setToken, "GET", "/v1/deliveries?"+query, nil)
 		require.Equal(t, 200, a.status, a.text)
@@ -499,14 +500,16 @@ func TestListDeliveries(t *testing.T) {
 	}
 	assert.Equal(t, where("true"), all)
 	for query, condition := range map[string]string{
-		"limit=200&status=dead_letter":                     "status = 'dead_letter'",
-		"limit=200&status=dead_letter&status=pending":      "true",
-		"limit=200&status=succeeded":                       "false",
-		"limit=200&organization_id=acme":                   "organization_id = 'acme'",
-		"limit=200&workflow_run_id=run%201&status=pending": "workflow_run_id = 'run 1' AND status = 'pending'",
-		"limit=200&origin=HTTP://H1:8080":                  "endpoint_origin = 'http://h1:8080'",
-		"limit=200&endpoint=PATH/5":                        "endpoint_url LIKE '%path/5%'",
-		"limit=200&organization_id=nobody":                 "false",
+		"limit=200&status=dead_letter":                                   "status = 'dead_letter'",
+		"limit=200&status=dead_letter&status=pending":                    "true",
+		"limit=200&status=succeeded":                                     "false",
+		"limit=200&organization_id=acme":                                 "organization_id = 'acme'",
+		"limit=200&workflow_run_id=run%201&status=pending":               "workflow_run_id = 'run 1' AND status = 'pending'",
+		"limit=200&origin=HTTP://H1:8080":                                "endpoint_origin = 'http://h1:8080'",
+		"limit=200&endpoint=PATH/5":                                      "endpoint_url LIKE '%path/5%'",
+		"limit=200&organization_id=nobody":                               "false",
+		"limit=200&error=gone%202":                                       "last_error LIKE '%Gone 2%'",
+		"limit=200&credential_uuid=00000000-0000-4000-8000-00000000000A": "credential_uuid IS NOT NULL",
 	} {
 		ids, next := list(query)
 		assert.Equal(t, where(condition), ids, query)
@@ -515,11 +518,14 @@ func TestListDeliveries(t *testing.T) {
 	since := pgtest.Scalar[time.Time](t, b.DB, `SELECT created_at FROM riverhook.deliveries WHERE id = 50`)
 	ids, _ := list("since=" + since.UTC().Format("2006-01-02T15:04:05.999999Z"))
 	assert.Equal(t, where("id >= 50"), ids)
+	ids, _ = list("until=" + since.UTC().Format("2006-01-02T15:04:05.999999Z"))
+	assert.Equal(t, where("id < 50"), ids)
 
 	for query, at := range map[string]string{
 		"limit=0": "query.limit", "limit=201": "query.limit", "limit=x": "query.limit", "status=sent": "query.status[0]", "status=pending&status=x": "query.status[1]",
 		"since=yesterday": "query.since", "origin=example.com": "query.origin", "origin=http://a/path": "query.origin", "colour=red": "query.colour",
 		"workflow_run_id=%00": "query.workflow_run_id", "endpoint=%ff": "query.endpoint", "organization_id=" + strings.Repeat("x", 900): "query.organization_id",
+		"until=tomorrow": "query.until", "credential_uuid=1": "query.credential_uuid", "error=%00": "query.error",
 		"since=99999-01-01T00:00:00Z": "query.since", "cursor=x": "query.cursor", "cursor=MTow": "query.cursor", "cursor=Mjox": "query.cursor", "cursor=MTotMQ": "query.cursor",
 		"cursor=" + strings.Repeat("A", 99): "query.cursor", "cursor=MTorMQ": "query.cursor", "cursor=%27%3B--": "query.cursor",
 	} {

@@ -21,7 +21,7 @@ type FilterInput struct {
 	Status         []string `query:"status,explode" enum:"pending,succeeded,dead_letter,canceled" doc:"Any of these; may be repeated."`
 	OrganizationID string   `query:"organization_id" maxLength:"800"`
 	WorkflowRunID  string   `query:"workflow_run_id" maxLength:"800"`
-	Origin         string   `query:"origin" maxLength:"8192" doc:"Scheme, host and port, such as https://example.com."`
+	Origin         string   `query:"origin" maxLength:"8192" doc:"Scheme, host and port, such as https://example.com. Unless status is pending or dead_letter, only the newest 100,000 of what the other filters leave are looked at."`
 	Endpoint       string   `query:"endpoint" maxLength:"8192" doc:"A part of endpoint_url, in any case; only the newest 100,000 of what the other filters leave are looked at."`
 	Since          string   `query:"since" format:"date-time" doc:"Created then or later."`
 	Until          string   `query:"until" format:"date-time" doc:"Created before."`
