@@ -117,6 +117,7 @@ func New(c Config) *API {
 	a.registerReplays()
 	a.registerSecrets()
 	a.registerTokens()
+	a.registerPauses()
 	a.registerStats()
 	a.finishDocument()
 	return a
