@@ -10,6 +10,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/ask"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/store"
@@ -154,8 +155,9 @@ type pausePath struct {
 
 func (a *API) deletePause(ctx context.Context, c call, in *pausePath) (*empty, error) {
 	found := false
-	id, err := parseID(in.ID)
-	if err == nil {
+	id, ok := ask.ID(in.ID)
+	if ok {
+		var err error
 		if found, err = a.store.ResumeOne(ctx, id, c.Organization); err != nil {
 			return nil, err
 		}
