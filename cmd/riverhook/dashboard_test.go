@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"html"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -278,6 +279,22 @@ func TestDashboardPages(t *testing.T) {
 		assert.Equal(t, 200, v.get(t, asset[1]).status, asset[1])
 	}
 	assert.Equal(t, 404, v.get(t, "/assets/nothing.css").status)
+
+	// Every link leads somewhere.
+	known := map[string]bool{"/": true}
+	for todo := []string{"/"}; len(todo) > 0; todo = todo[1:] {
+		for _, href := range regexp.MustCompile(`<a [^>]*href="(/[^"]*)"`).FindAllStringSubmatch(v.get(t, todo[0]).text, -1) {
+			to := html.UnescapeString(href[1])
+			if known[to] || strings.HasPrefix(to, "/river") || to == "/docs" {
+				continue
+			}
+			known[to] = true
+			assert.Equal(t, 200, v.get(t, to).status, "%s, linked from %s", to, todo[0])
+			todo = append(todo, to)
+		}
+	}
+	assert.Greater(t, len(known), 20)
+	assert.Contains(t, known, "/replays/new?error=HTTP+500%3A+acme&origin=https%3A%2F%2Facme.example&status=dead_letter")
 	assert.Equal(t, "/deliveries?origin=https%3A%2F%2Facme.example", v.get(t, "/deliveries?status=&origin=https://acme.example&error=&since=").at, "what is empty goes")
 
 	uuid := pgtest.Scalar[string](t, db, `SELECT delivery_uuid::text FROM riverhook.deliveries WHERE id = 1`)

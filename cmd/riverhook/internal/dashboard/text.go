@@ -22,13 +22,18 @@ var functions = template.FuncMap{
 	"text": text, "visible": visible, "short": func(n int, s string) string { return visible(cut(s, n)) }, "word": word, "because": because,
 	"held": func(h *heldBack, now time.Time) heldData { return heldData{h, now} }, "state": state, "paused": paused, "body": body,
 	"of": func(counts map[delivery.Status]int64, status string) int64 { return counts[delivery.Status(status)] },
-	"query": func(pairs ...string) string {
-		values := url.Values{}
-		for i := 0; i+1 < len(pairs); i += 2 {
+	"query": query,
+}
+
+// query is what stands behind the question mark of an address: names and values by turns, those without a value left out.
+func query(pairs ...string) template.URL {
+	values := url.Values{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
 			values.Set(pairs[i], pairs[i+1])
 		}
-		return values.Encode()
-	},
+	}
+	return template.URL(values.Encode()) //nolint:gosec // it is escaped: a string would be once more
 }
 
 // text is what a pointer points to; empty: nothing.
