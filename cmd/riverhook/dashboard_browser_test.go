@@ -181,8 +181,8 @@ func TestScreenshots(t *testing.T) {
 	}
 	tab := browse(t)
 	db := pgtest.New(t)
+	exhibit(t, db) // first: a node that starts knows the pauses
 	s := serve(t, db.URL, true, "RIVERHOOK_API_TOKEN="+apiTestToken, "RIVERHOOK_SECRET_KEY=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "RIVERHOOK_MAX_ATTEMPTS=20")
-	exhibit(t, db)
 	require.NoError(t, os.MkdirAll(*screenshots, 0o750))
 	dead := pgtest.Scalar[int64](t, db, `SELECT min(delivery_id) FROM riverhook.attempts WHERE round = 1`)
 	waiting := pgtest.Scalar[int64](t, db, `SELECT min(id) FROM riverhook.deliveries WHERE status = 'pending' AND attempt_count > 2`)

@@ -7,24 +7,31 @@ import (
 	"github.com/riverhook/riverhook/delivery/store"
 )
 
-// The chart's size, in units of its own.
+// The size of a chart, in units of its own: as wide as a screen, and as a phone.
 const (
-	chartWidth  = 720
-	chartHeight = 200
+	wideChart   = 960
+	narrowChart = 340
+	chartHeight = 220
 	chartLeft   = 44 // for the numbers
-	chartTop    = 8
+	chartTop    = 10
 	chartBottom = 22 // for the times
 )
 
 // chart is deliveries per minute by outcome, as an SVG has it: bars that stand on each other.
 type chart struct {
+	Class                            string
 	Width, Height, Left, Right, Base int
 	Bars                             []bar
 	Lines                            []mark // of numbers
 	Times                            []mark
-	Minutes                          []store.Minute // for those who do not see it, the newest first
-	Total                            store.Minute
-	About, Empty                     bool
+}
+
+// chartData is what the charts are about.
+type chartData struct {
+	Charts       []chart        // the same for a wide and for a narrow page
+	Minutes      []store.Minute // for those who do not see it, the newest first
+	Total        store.Minute
+	About, Empty bool
 }
 
 // bar is one outcome within one minute.
@@ -39,25 +46,31 @@ type mark struct {
 	Text string
 }
 
-func newChart(minutes []store.Minute) *chart {
-	c := &chart{Width: chartWidth, Height: chartHeight, Left: chartLeft, Right: chartWidth, Base: chartHeight - chartBottom}
+func newChartData(minutes []store.Minute) *chartData {
+	d := &chartData{}
 	highest := int64(0)
 	for _, m := range minutes {
 		highest = max(highest, m.Succeeded+m.DeadLetter+m.Canceled)
-		c.Total.Succeeded += m.Succeeded
-		c.Total.DeadLetter += m.DeadLetter
-		c.Total.Canceled += m.Canceled
-		c.About = c.About || m.About
-		c.Minutes = append([]store.Minute{m}, c.Minutes...)
+		d.Total.Succeeded += m.Succeeded
+		d.Total.DeadLetter += m.DeadLetter
+		d.Total.Canceled += m.Canceled
+		d.About = d.About || m.About
+		d.Minutes = append([]store.Minute{m}, d.Minutes...)
 	}
-	c.Empty = highest == 0
+	d.Empty = highest == 0
+	d.Charts = []chart{newChart("wide", wideChart, minutes, highest), newChart("narrow", narrowChart, minutes, highest)}
+	return d
+}
+
+func newChart(class string, size int, minutes []store.Minute, highest int64) chart {
+	c := chart{Class: class, Width: size, Height: chartHeight, Left: chartLeft, Right: size, Base: chartHeight - chartBottom}
 	step := niceStep(highest)
 	top := max(step, int64(math.Ceil(float64(highest)/float64(step)))*step)
 	height := func(n int64) float64 { return float64(n) / float64(top) * float64(c.Base-chartTop) }
 	for n := int64(0); n <= top; n += step {
 		c.Lines = append(c.Lines, mark{coordinate(float64(c.Base) - height(n)), compact(n)})
 	}
-	width := float64(chartWidth-chartLeft) / float64(max(len(minutes), 1))
+	width := float64(size-chartLeft) / float64(max(len(minutes), 1))
 	for i, m := range minutes {
 		x, y := chartLeft+float64(i)*width, float64(c.Base)
 		for _, part := range []struct {

@@ -45,7 +45,7 @@ func kept[T any](ctx context.Context, cache *counts.Cache[T], organization strin
 type overviewData struct {
 	Stats    *store.Stats
 	Overview *store.Overview
-	Chart    *chart
+	Chart    *chartData
 	Held     *heldBack
 	Nodes    []store.SeenNode
 	All      bool // organizations
@@ -62,7 +62,7 @@ func (d *Dashboard) showOverview(ctx context.Context, v *visit) (answer, error) 
 		return answer{}, err
 	}
 	if data.Overview != nil {
-		data.Chart = newChart(data.Overview.Minutes)
+		data.Chart = newChartData(data.Overview.Minutes)
 	}
 	if data.Held, err = kept(ctx, d.held, v.Organization); err != nil {
 		return answer{}, err

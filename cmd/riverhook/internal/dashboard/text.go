@@ -21,7 +21,7 @@ var functions = template.FuncMap{
 	"ago": ago, "until": until, "stamp": stamp, "iso": iso, "number": number, "length": length, "millis": millis, "percent": percent,
 	"text": text, "visible": visible, "short": func(n int, s string) string { return visible(cut(s, n)) }, "word": word, "because": because,
 	"held": func(h *heldBack, now time.Time) heldData { return heldData{h, now} }, "state": state, "paused": paused, "body": body,
-	"of": func(counts map[delivery.Status]int64, status string) int64 { return counts[delivery.Status(status)] },
+	"of":    func(counts map[delivery.Status]int64, status string) int64 { return counts[delivery.Status(status)] },
 	"query": query,
 }
 
@@ -184,6 +184,9 @@ func percent(part, whole int64) string {
 
 // word is a status, an outcome or a reason for people.
 func word(v any) string {
+	if pointer, ok := v.(*string); ok {
+		v = text(pointer)
+	}
 	switch s := fmt.Sprint(v); s {
 	case string(delivery.StatusDeadLetter):
 		return "dead letter"

@@ -5,6 +5,9 @@
   const period = 5000;
   const parts = () => document.querySelectorAll("[data-live][id]");
 
+  // On a phone the navigation is wider than the page.
+  document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
   for (const button of document.querySelectorAll("[data-copy]")) {
     const source = document.getElementById(button.dataset.copy);
     if (!source || !navigator.clipboard) continue;
