@@ -166,7 +166,7 @@ func TestUpUnderALock(t *testing.T) {
 	_, err := up(t, db, "riverhook")
 	require.NoError(t, err)
 	// As if version 1 had still to come, on a database whose River tables are in use.
-	db.Exec(t, `DROP TABLE riverhook.deliveries, riverhook.attempts, riverhook.credentials, riverhook.signing_secrets, riverhook.pauses, riverhook.tokens, riverhook.idempotency_keys, riverhook.replays, riverhook.schema_migrations; UPDATE riverhook.schema_version SET version = 0`)
+	db.Exec(t, `DROP TABLE riverhook.deliveries, riverhook.attempts, riverhook.credentials, riverhook.signing_secrets, riverhook.pauses, riverhook.tokens, riverhook.idempotency_keys, riverhook.replays, riverhook.nodes, riverhook.schema_migrations; UPDATE riverhook.schema_version SET version = 0`)
 	db.Exec(t, `DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'riverhook'::regnamespace AND proname LIKE 'deliver%' LOOP
 		EXECUTE 'DROP FUNCTION ' || f; END LOOP; END $$`)
 	tx, err := db.Pool.Begin(ctx)

@@ -128,12 +128,12 @@ func TestOneSweepDrains(t *testing.T) {
 func TestOneSweepAtATime(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	unlock, ok, err := store.New(db.Pool, db.Schema).LockSweep(context.Background())
+	lock, ok, err := store.New(db.Pool, db.Schema).LockSweep(context.Background())
 	require.NoError(t, err)
 	require.True(t, ok)
 	_, err = newSweeper(db).Sweep(context.Background())
 	require.ErrorIs(t, err, sweeper.ErrRunning)
-	unlock()
+	lock.Unlock()
 	sweep(t, newSweeper(db))
 }
 
