@@ -182,7 +182,7 @@ func (s *Store) LockSweep(ctx context.Context) (unlock func(), ok bool, err erro
 // SweepPage looks at up to limit overdue rows after the cursor, in one transaction: what has no live job gets one, what
 // was being sent by a node whose lease ended is decided about and recorded.
 func (s *Store) SweepPage(ctx context.Context, after SweepCursor, limit int, abandoned AbandonedFunc) (page SweepPage, err error) {
-	err = s.inBatchTx(ctx, func(tx pgx.Tx) error {
+	err = s.inOrderedTx(ctx, func(tx pgx.Tx) error {
 		due := pgtype.Timestamptz{Time: after.Due, Valid: true}
 		if after.Due.IsZero() {
 			due = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
