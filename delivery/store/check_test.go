@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -177,4 +178,44 @@ func TestImportedHistoryHasNoProblems(t *testing.T) {
 	assert.Equal(t, 2, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.deliveries WHERE scheduled_for IS NULL`))
 	_, err := store.New(db.Pool, db.Schema).Problems(context.Background(), store.ProblemSearch{Within: time.Nanosecond})
 	require.Error(t, err, "it has its time")
+}
+
+// It goes along indexes and ends at its bounds, also under a plan that was made when the tables were small.
+func TestProblemsPlan(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	source := pgtest.Scalar[string](t, db, `SELECT prosrc FROM pg_proc WHERE proname = 'find_problems'`)
+	parts := strings.Split(source, "$sql$")
+	require.Len(t, parts, 3)
+	sql := strings.NewReplacer("$1", "interval '1 minute'", "$2", "100000").Replace(parts[1])
+	settings := pgtest.Scalar[string](t, db, `SELECT array_to_string(ARRAY(SELECT 'SET ' || c FROM unnest(proconfig) c WHERE c !~ 'search_path'), ';') FROM pg_proc WHERE proname = 'find_problems'`)
+	conn, err := pgx.Connect(t.Context(), db.URL)
+	require.NoError(t, err)
+	defer conn.Close(t.Context()) //nolint:errcheck // a test's
+	_, err = conn.Exec(t.Context(), settings)
+	require.NoError(t, err)
+	db.Exec(t, `ALTER TABLE riverhook.deliveries SET (autovacuum_enabled = off)`)
+	for _, phase := range []string{"empty", "stale", "full"} {
+		switch phase {
+		case "stale":
+			db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, status, finished_at) SELECT 'http://a/', 'succeeded', now() FROM generate_series(1, 50)`)
+			db.Exec(t, `ANALYZE`)
+			db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) SELECT 'http://a/' FROM generate_series(1, 20000)`)
+		case "full":
+			db.Exec(t, `ANALYZE`)
+		}
+		rows, err := conn.Query(t.Context(), "EXPLAIN "+sql, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		require.NoError(t, err)
+		plan := strings.Join(lines, "\n")
+		assert.NotContains(t, plan, "Seq Scan on", "on an %s table:\n%s", phase, plan)
+		assert.NotContains(t, plan, "Sort", "on an %s table:\n%s", phase, plan)
+		for index, times := range map[string]int{
+			"deliveries_due_idx": 2, "deliveries_ended_in_flight_idx": 1, "deliveries_done_idx": 1, "deliveries_dead_letter_idx": 1, "deliveries_pkey": 2,
+			"attempts_pkey": 2, "river_job_unique_idx": 1, "river_job_prioritized_fetching_index": 1, "river_job_state_and_finalized_at_index": 1,
+		} {
+			assert.Equal(t, times, strings.Count(plan, index), "%s on an %s table:\n%s", index, phase, plan)
+		}
+	}
 }
