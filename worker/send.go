@@ -20,6 +20,7 @@ import (
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/egress"
+	"github.com/riverhook/riverhook/delivery/failpoint"
 	"github.com/riverhook/riverhook/delivery/signing"
 	"github.com/riverhook/riverhook/delivery/store"
 )
@@ -55,9 +56,9 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 	attempt, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
 	var connected atomic.Bool
-	traced := httptrace.WithClientTrace(attempt, &httptrace.ClientTrace{
+	traced := httptrace.WithClientTrace(attempt, failpoint.Trace(&httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
-	})
+	}))
 	r, dropped, err := newRequest(traced, d, w.headers, w.maxPayload, o)
 	if err != nil {
 		return failed(delivery.FailureInvalid, err.Error())
@@ -76,6 +77,7 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 		s.dropped = dropped
 		return s
 	}
+	failpoint.Hit(failpoint.AfterResponse)
 	defer func() { _ = response.Body.Close() }()
 
 	if response.StatusCode < 100 {

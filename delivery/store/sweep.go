@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/failpoint"
 )
 
 // SweepCursor is a place in the order of a sweep. The zero value is its beginning.
@@ -196,6 +197,7 @@ func (s *Store) SweepPage(ctx context.Context, after SweepCursor, limit int, aba
 		if err != nil {
 			return err
 		}
+		failpoint.Hit(failpoint.InSweepPage)
 		page.Skipped = lost - page.Requeued
 		page.Requeued += promoted
 		page.Last = page.Seen < limit
