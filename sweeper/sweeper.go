@@ -11,6 +11,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/failpoint"
 	"github.com/riverhook/riverhook/delivery/store"
 )
 
@@ -96,6 +97,7 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 		if err != nil {
 			return total, fmt.Errorf("sweeper: %w", err)
 		}
+		failpoint.Hit(failpoint.AfterSweepPage)
 		if !page.Last && !wait(ctx, rest(n, page, time.Since(started))) {
 			return total, fmt.Errorf("sweeper: %w", context.Cause(ctx))
 		}

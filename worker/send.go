@@ -20,6 +20,7 @@ import (
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/egress"
+	"github.com/riverhook/riverhook/delivery/failpoint"
 	"github.com/riverhook/riverhook/delivery/signing"
 	"github.com/riverhook/riverhook/delivery/store"
 )
@@ -56,7 +57,7 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 	defer over()
 	begun := time.Now()
 	var connected, late atomic.Bool
-	traced := httptrace.WithClientTrace(attempt, &httptrace.ClientTrace{
+	traced := httptrace.WithClientTrace(attempt, failpoint.Trace(&httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
 			// The process may have been stopped since the claim, and may be stopped again right here.
 			if elapsed(begun) >= w.timeout || !w.presence.Proven() {
@@ -68,7 +69,7 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 			egress.BeginBefore(info.Conn, begun.Add(w.timeout))
 			connected.Store(true)
 		},
-	})
+	}))
 	r, dropped, err := newRequest(traced, d, w.headers, w.maxPayload, o)
 	if err != nil {
 		return failed(delivery.FailureInvalid, err.Error())
@@ -90,6 +91,7 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 		s.dropped = dropped
 		return s
 	}
+	failpoint.Hit(failpoint.AfterResponse)
 	defer func() { _ = response.Body.Close() }()
 
 	if response.StatusCode < 100 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
+	"github.com/riverhook/riverhook/delivery/failpoint"
 	"github.com/riverhook/riverhook/delivery/store"
 )
 
@@ -162,10 +163,12 @@ func (w *Worker) Close(ctx context.Context) {
 func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) error {
 	w.working.Add(1)
 	defer w.working.Add(-1)
+	failpoint.Hit(failpoint.AfterFetch)
 	c, err := w.claim(ctx, job.Args)
 	if c.delivery == nil {
 		return err
 	}
+	failpoint.Hit(failpoint.AfterClaim)
 	leave, err := w.begin(ctx, &c, job.ID)
 	if leave == nil {
 		return err
@@ -449,7 +452,9 @@ func (w *Worker) flushRecords(attempts []store.Attempt) []record {
 	// Not the jobs' context: an outcome that is there is recorded also while the process stops.
 	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
 	defer cancel()
+	failpoint.Hit(failpoint.BeforeRecord)
 	verdicts, err := w.store.Record(ctx, attempts)
+	failpoint.Hit(failpoint.AfterRecord)
 	if store.IsRowError(err) && len(attempts) > 1 {
 		half := len(attempts) / 2
 		return append(w.flushRecords(attempts[:half]), w.flushRecords(attempts[half:])...)

@@ -122,7 +122,7 @@ func TestDoctorSchemaAndPrivileges(t *testing.T) {
 	_, err := migrations.Down(t.Context(), db.Pool, migrations.Options{Schema: db.Schema}, migrations.Latest-1)
 	require.NoError(t, err)
 	found, _ = examine(t, db.URL, nil)
-	has(t, found, "schema", resultFail, "version 6 of 7", "riverhook migrate up")
+	has(t, found, "schema", resultFail, "version 7 of 8", "riverhook migrate up")
 }
 
 func TestDoctorTriggers(t *testing.T) {

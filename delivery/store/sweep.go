@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/failpoint"
 )
 
 // SweepCursor is a place in the order of a sweep. The zero value is its beginning.
@@ -202,7 +203,7 @@ func (l *SweepLock) Unlock() {
 // SweepPage looks at up to limit overdue rows after the cursor, in one transaction: what has no live job gets one, what
 // was being sent by a node whose lease ended is decided about and recorded.
 func (s *Store) SweepPage(ctx context.Context, after SweepCursor, limit int, abandoned AbandonedFunc) (page SweepPage, err error) {
-	err = s.inBatchTx(ctx, func(tx pgx.Tx) error {
+	err = s.inOrderedTx(ctx, func(tx pgx.Tx) error {
 		due := pgtype.Timestamptz{Time: after.Due, Valid: true}
 		if after.Due.IsZero() {
 			due = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
@@ -216,6 +217,7 @@ func (s *Store) SweepPage(ctx context.Context, after SweepCursor, limit int, aba
 		if err != nil {
 			return err
 		}
+		failpoint.Hit(failpoint.InSweepPage)
 		page.Skipped = lost - page.Requeued
 		page.Requeued += promoted
 		page.Last = page.Seen < limit
