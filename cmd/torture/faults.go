@@ -155,16 +155,14 @@ func (t *torture) slice(s step) doing {
 	return t.poison(s, check.None, "slicer", map[string]int{"average_size": 100, "size_variation": 50, "delay": s.Size})
 }
 
+// never is so late that no row was updated after it.
+var never = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
 func (t *torture) truncateJobs(step) doing {
-	err := t.database.do(t.ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		if _, err := conn.Exec(ctx, `TRUNCATE `+schema+`.river_job`); err != nil {
-			return err
-		}
-		var now time.Time
-		err := conn.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now)
-		t.jobsGone.Store(&now)
-		return err
-	})
+	t.jobsGone.Store(&never) // until it is over
+	err := t.database.exec(t.ctx, `TRUNCATE `+schema+`.river_job`)
+	now := time.Now().Add(sec)
+	t.jobsGone.Store(&now)
 	return doing{err: err}
 }
 
@@ -205,11 +203,12 @@ func (t *torture) resumeQueue() error {
 
 func (t *torture) jumpClock(s step) doing {
 	ahead := time.Duration(s.Size) * sec
+	t.jobsGone.Store(&never)
 	err := t.clock.set(ahead)
 	wait(t.ctx, s.For)
 	err = errors.Join(err, t.clock.set(0))
-	wait(t.ctx, 2*sec) // until it is read again
-	now := time.Now()
+	wait(t.ctx, 2*sec)           // until it is read again
+	now := time.Now().Add(ahead) // rows have times of then
 	t.jobsGone.Store(&now)
 	return doing{detail: ahead.String(), excuse: check.Clock, err: err}
 }

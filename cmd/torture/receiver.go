@@ -128,11 +128,11 @@ func (r *receiver) answerWell(w http.ResponseWriter, hr *http.Request, q *check.
 		q.How = "cut"
 		q.Status = http.StatusOK
 		hangUp(w, q, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nthat is n")
-	case chance < 17:
+	case chance < 25: // so that there is always something in flight
 		q.How = "slow"
 		wait(hr.Context(), time.Duration(300+rand.IntN(1200))*time.Millisecond) //nolint:gosec // not a secret
 		reply(w, q, http.StatusOK)
-	case chance < 20:
+	case chance < 28:
 		reply(w, q, http.StatusNoContent)
 	default:
 		wait(hr.Context(), time.Duration(rand.IntN(20))*time.Millisecond) //nolint:gosec // not a secret

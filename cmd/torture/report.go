@@ -53,7 +53,7 @@ func (t *torture) line(format string, args ...any) {
 // print prints what a run came to.
 func (o *outcome) print(w io.Writer) {
 	r := o.report
-	fmt.Fprintf(w, "\n%-32s %7s %10s %16s\n", "fault", "times", "abandoned", "slowest recovery")
+	fmt.Fprintf(w, "\n%-32s %7s %10s %16s\n", "fault", "times", "abandoned", "longest wait")
 	total := 0
 	kinds := slices.SortedFunc(maps.Keys(o.counts), strings.Compare)
 	for _, kind := range kinds {
@@ -87,13 +87,24 @@ func (o *outcome) print(w io.Writer) {
 		fmt.Fprintln(w, "violations  none")
 		return
 	}
-	rules := r.ByRule()
 	fmt.Fprintf(w, "violations  %d\n", len(r.Violations))
-	for _, rule := range slices.Sorted(maps.Keys(rules)) {
-		fmt.Fprintf(w, "  %5d  %s\n", rules[rule], rule)
+	o.printViolations(w, examples)
+}
+
+// examples of each rule that are printed.
+const examples = 5
+
+// printViolations counts what was violated, by rule, and shows a few of each.
+func (o *outcome) printViolations(w io.Writer, few int) {
+	rules := make(map[string][]check.Violation)
+	for _, v := range o.report.Violations {
+		rules[v.Rule] = append(rules[v.Rule], v)
 	}
-	for _, v := range r.Examples() {
-		fmt.Fprintf(w, "    %s\n", v)
+	for _, rule := range slices.Sorted(maps.Keys(rules)) {
+		fmt.Fprintf(w, "  %5d  %s\n", len(rules[rule]), rule)
+		for _, v := range rules[rule][:min(few, len(rules[rule]))] {
+			fmt.Fprintf(w, "         %s\n", strings.TrimSpace(v.UUID+" "+v.Detail))
+		}
 	}
 }
 

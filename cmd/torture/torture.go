@@ -246,6 +246,7 @@ func (t *torture) strike(lane int, s step) {
 	d := s.Kind.do(t, s)
 	f := check.Fault{
 		Kind: s.Kind.name, Detail: d.detail, Node: d.name, Origin: d.origin, From: from, To: time.Now(), Excuse: d.excuse,
+		Delays: lane != laneWorld || d.origin != "",
 	}
 	if s.Kind.lane == laneProcesses && d.excuse == check.Death {
 		f.To = from // that it is started again later is no excuse
@@ -282,9 +283,10 @@ func (t *torture) look(ctx context.Context) {
 			conn = fresh
 		}
 		try, cancel := context.WithTimeout(ctx, statementTimeout)
-		seen, err := check.Look(try, conn, schema, *t.jobsGone.Load())
+		gone := t.jobsGone.Load()
+		seen, err := check.Look(try, conn, schema, *gone)
 		cancel()
-		if err != nil {
+		if err != nil || t.jobsGone.Load() != gone { // they went while it looked
 			continue
 		}
 		t.mu.Lock()

@@ -11,40 +11,39 @@ import (
 
 // The rules. Each is a sentence about what was found.
 const (
-	RuleLost             = "lost: committed, and not delivered to its end"
-	RuleVanished         = "lost: committed, and not in the table"
-	RuleNeverReceived    = "lost: recorded as answered, and never received so"
-	RuleUnjustified      = "lost: a dead letter without a reason"
-	RulePhantom          = "phantom: received, and never committed"
-	RuleTooEarly         = "phantom: received before its commit or its time"
-	RuleTable            = "phantom: in the table, and never committed"
-	RuleForged           = "the body is another delivery's"
-	RuleUnaccounted      = "received, and not in the ledger"
-	RuleMismatch         = "the ledger says something else than the receiver"
-	RuleGap              = "the ledger has a gap"
-	RuleDuplicate        = "duplicate without a cause"
-	RuleOverlap          = "two attempts at a time without a cause"
-	RuleAbandoned        = "abandoned without a cause"
-	RuleLate             = "sent after its lease had ended, without a cause"
-	RuleNotFinal         = "an attempt after the last one, without a cause"
-	RuleState            = "a state that must not be"
-	RuleCanceled         = "sent after it was canceled"
-	RuleActs             = "the row does not show what people did"
-	RuleJob              = "a job that nobody works, or without a row"
-	RuleRetryWithoutJob  = "a retry that waits without a job"
-	RuleInsert           = "an INSERT failed without a cause"
-	RuleFault            = "a process did what it must not"
-	canceled             = "canceled"
-	deadLetter           = "dead_letter"
-	pending              = "pending"
-	succeeded            = "succeeded"
-	abandoned            = "abandoned"
-	transient            = "transient"
-	permanent            = "permanent"
-	mostAbandonedInARow  = 5
-	defaultMaxAttempts   = 60
-	jobGrace             = 30 * time.Second
-	maxOfARuleInExamples = 5
+	RuleLost            = "lost: committed, and not delivered to its end"
+	RuleVanished        = "lost: committed, and not in the table"
+	RuleNeverReceived   = "lost: recorded as answered, and never received so"
+	RuleUnjustified     = "lost: a dead letter without a reason"
+	RulePhantom         = "phantom: received, and never committed"
+	RuleTooEarly        = "phantom: received before its commit or its time"
+	RuleTable           = "phantom: in the table, and never committed"
+	RuleForged          = "the body is another delivery's"
+	RuleUnaccounted     = "received, and not in the ledger"
+	RuleMismatch        = "the ledger says something else than the receiver"
+	RuleGap             = "the ledger has a gap"
+	RuleDuplicate       = "duplicate without a cause"
+	RuleOverlap         = "two attempts at a time without a cause"
+	RuleAbandoned       = "abandoned without a cause"
+	RuleLate            = "sent after its lease had ended, without a cause"
+	RuleNotFinal        = "an attempt after the last one, without a cause"
+	RuleState           = "a state that must not be"
+	RuleCanceled        = "sent after it was canceled"
+	RuleActs            = "the row does not show what people did"
+	RuleJob             = "a job that nobody works, or without a row"
+	RuleRetryWithoutJob = "a retry that waits without a job"
+	RuleInsert          = "an INSERT failed without a cause"
+	RuleFault           = "a process did what it must not"
+	canceled            = "canceled"
+	deadLetter          = "dead_letter"
+	pending             = "pending"
+	succeeded           = "succeeded"
+	abandoned           = "abandoned"
+	transient           = "transient"
+	permanent           = "permanent"
+	mostAbandonedInARow = 5
+	defaultMaxAttempts  = 60
+	jobGrace            = 30 * time.Second
 )
 
 // DefaultMaxAttempts is what the nodes of a run must be told.
@@ -86,28 +85,6 @@ type Report struct {
 
 // OK says that nothing was violated.
 func (r *Report) OK() bool { return len(r.Violations) == 0 }
-
-// ByRule counts violations.
-func (r *Report) ByRule() map[string]int {
-	rules := make(map[string]int)
-	for _, v := range r.Violations {
-		rules[v.Rule]++
-	}
-	return rules
-}
-
-// Examples are the violations, a few of each rule.
-func (r *Report) Examples() []Violation {
-	seen := make(map[string]int)
-	var some []Violation
-	for _, v := range r.Violations {
-		if seen[v.Rule]++; seen[v.Rule] <= maxOfARuleInExamples {
-			some = append(some, v)
-		}
-	}
-	slices.SortStableFunc(some, func(a, b Violation) int { return cmp.Compare(a.Rule, b.Rule) })
-	return some
-}
 
 // Check compares. It needs no database, has no clock and changes nothing.
 func Check(records *Records) *Report {
@@ -258,10 +235,16 @@ func (c *checker) received() {
 			}
 		case q.Start.Before(i.CommitSent):
 			c.broken(RuleTooEarly, q.UUID, "received at "+q.Start.Format(clock)+", COMMIT sent at "+i.CommitSent.Format(clock))
-		case !i.NotBefore.IsZero() && q.Start.Before(i.NotBefore.Add(-100*time.Millisecond)) && !c.struck(Clock):
+		case !i.NotBefore.IsZero() && q.Start.Before(i.NotBefore.Add(-100*time.Millisecond)) && !c.struck(Clock) && !c.replayedBefore(q):
 			c.broken(RuleTooEarly, q.UUID, "received at "+q.Start.Format(clock)+", due at "+i.NotBefore.Format(clock))
 		}
 	}
+}
+
+// replayedBefore: a replay is due at once, whatever the time was that it had been inserted for.
+func (c *checker) replayedBefore(q Request) bool {
+	s := c.stories[q.UUID]
+	return s != nil && slices.ContainsFunc(s.acts, func(a Act) bool { return a.Kind == Replay && a.Sent.Before(q.Start) })
 }
 
 // struck says whether there was any fault of that kind.
@@ -676,7 +659,7 @@ func (c *checker) jobs() {
 	}
 }
 
-// recovery measures how long what came due during a fault had to wait after it.
+// recovery measures how long what came due during a fault had to wait after it. Where there were several, all are blamed.
 func (c *checker) recovery() {
 	first := make(map[string]time.Time)
 	for _, s := range c.stories {
@@ -691,7 +674,7 @@ func (c *checker) recovery() {
 	var all []due
 	for _, i := range c.Inserts {
 		f, received := first[i.UUID]
-		if received && i.Result == Committed {
+		if s := c.stories[i.UUID]; received && i.Result == Committed && len(s.acts) == 0 {
 			at := i.Ended
 			if i.NotBefore.After(at) {
 				at = i.NotBefore
@@ -708,7 +691,7 @@ func (c *checker) recovery() {
 			if d.at.After(f.To) {
 				break
 			}
-			if f.Origin == "" || f.Origin == d.origin {
+			if f.Delays && (f.Origin == "" || f.Origin == d.origin) {
 				r.Slowest = max(r.Slowest, d.first.Sub(f.To))
 			}
 		}

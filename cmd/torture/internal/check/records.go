@@ -92,6 +92,7 @@ type Fault struct {
 	Origin   string // for a receiver's
 	From, To time.Time
 	Excuse   Excuse
+	Delays   bool   // deliveries that come due meanwhile may have to wait for its end
 	Problem  string `json:",omitempty"` // what should not have happened
 }
 
