@@ -38,6 +38,8 @@ var imports = map[string][]string{
 	"cmd/riverhook/internal/replay": {"delivery/store"},
 	"cmd/demo":                      {"migrations/pgtemp"},
 	"cmd/devpg":                     {"migrations/pgtemp"},
+	"cmd/torture":                   {"cmd/torture/internal/check", "migrations/pgtemp"},
+	"cmd/torture/internal/check":    {}, // the judge shares nothing with whom it judges
 }
 
 // standardOnly are packages that import nothing but ours and the standard library.
