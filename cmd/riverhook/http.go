@@ -15,6 +15,7 @@ import (
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/api"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/counts"
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/dashboard"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
 	"github.com/riverhook/riverhook/delivery/credential"
 )
@@ -35,19 +36,24 @@ func (p *publicURL) UnmarshalText(text []byte) error {
 
 // web is what the service serves over HTTP.
 type web struct {
-	node     *node.Node
-	api      *api.API
-	auth     *auth.Authenticator
-	public   *url.URL // nil: only loopback names and the listener's own addresses
-	loopback bool     // the listener can be reached from this machine only
+	node      *node.Node
+	api       *api.API
+	dashboard *dashboard.Dashboard
+	auth      *auth.Authenticator
+	public    *url.URL // nil: only loopback names and the listener's own addresses
+	loopback  bool     // the listener can be reached from this machine only
 }
 
 // newWeb puts it together. Nothing is counted any more after ctx.
 func (s *serveCmd) newWeb(ctx context.Context, n *node.Node, token credential.Secret, address net.Addr) *web {
 	st, conns := n.Requests()
 	w := &web{node: n, auth: auth.New(st, token), public: s.PublicURL.url, loopback: onLoopback(address)}
+	stats := counts.New(ctx, st.Stats)
+	w.dashboard = dashboard.New(ctx, dashboard.Config{
+		Store: st, Conns: conns, Auth: w.auth, Counts: stats, Keys: n.Keys, Headers: n.Headers, Public: w.public, UI: node.UIPrefix, Log: n.Log, Version: n.Version,
+	})
 	w.api = api.New(api.Config{
-		Store: st, Conns: conns, Auth: w.auth, Counts: counts.New(ctx, st.Stats), Keys: n.Keys, Headers: n.Headers, MaxPayload: n.MaxPayload, Log: n.Log, Version: n.Version,
+		Store: st, Conns: conns, Auth: w.auth, Counts: stats, Keys: n.Keys, Headers: n.Headers, MaxPayload: n.MaxPayload, Log: n.Log, Version: n.Version,
 	})
 	return w
 }
@@ -72,8 +78,12 @@ func (web *web) handler() http.Handler {
 	mux := http.NewServeMux()
 	web.api.Register(mux)
 	mux.HandleFunc(node.UIPrefix+"/", web.serveUI)
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		api.WriteProblem(w, http.StatusNotFound, "there is nothing at this path: /docs says what there is")
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if !web.dashboard.Has(r) && !isBrowser(r) {
+			api.WriteProblem(w, http.StatusNotFound, "there is nothing at this path: /docs says what there is")
+			return
+		}
+		web.dashboard.ServeHTTP(w, r)
 	})
 	guarded := web.checkHost(web.sameOrigin(mux))
 
@@ -165,12 +175,16 @@ func addressOnly(a net.Addr) netip.Addr {
 	return address.Addr().Unmap().WithZone("")
 }
 
+// isBrowser says whether somebody looks at the answer.
+func isBrowser(r *http.Request) bool { return strings.Contains(r.Header.Get("Accept"), "text/html") }
+
 // uiPolicy is what River UI needs: its scripts and styles are in the program.
 const uiPolicy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; connect-src 'self'; " +
 	"base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
 
 // serveUI is River UI. It shows every organization's jobs, so it takes a token that sees all; on a loopback address, where
-// there is no token at all, it is open. Browsers send a token as the password of Basic.
+// there is no token at all, it is open. Browsers are logged in as they are to the dashboard; others send a token as Bearer,
+// or as the password of Basic.
 func (web *web) serveUI(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Security-Policy", uiPolicy)
 	if web.loopback {
@@ -184,8 +198,14 @@ func (web *web) serveUI(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	identity, err := web.auth.Authenticate(r.Context(), auth.RemoteAddr(r), auth.FromRequest(r))
+	token := auth.FromRequest(r)
+	if token == "" {
+		token = dashboard.Token(r)
+	}
+	identity, err := web.auth.Authenticate(r.Context(), auth.RemoteAddr(r), token)
 	switch {
+	case (errors.Is(err, auth.ErrNoToken) || errors.Is(err, auth.ErrBadToken)) && isBrowser(r) && r.Header.Get("Authorization") == "":
+		http.Redirect(w, r, dashboard.LoginPath(r.URL.RequestURI()), http.StatusSeeOther)
 	case err != nil:
 		web.api.WriteUnauthorized(w, r, err, "Basic")
 	case !identity.Scope.Allows(auth.ScopeRead) || identity.Organization != "":

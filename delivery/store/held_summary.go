@@ -61,6 +61,30 @@ SELECT endpoint_origin, organization_id FROM named
 SELECT NULL, organization_id FROM nameless
  LIMIT $1`
 
+// heldPairsOfSQL is heldPairsSQL for one organization: receiver after receiver, and one probe for the organization at each.
+const heldPairsOfSQL = `
+WITH RECURSIVE named AS (
+    (SELECT d.endpoint_origin FROM {schema}.deliveries d
+      WHERE ` + heldRows + ` AND d.endpoint_origin IS NOT NULL
+      ORDER BY d.endpoint_origin, d.organization_id LIMIT 1)
+     UNION ALL
+    SELECT n.endpoint_origin
+      FROM named p
+     CROSS JOIN LATERAL (SELECT d.endpoint_origin FROM {schema}.deliveries d
+                          WHERE ` + heldRows + ` AND d.endpoint_origin > p.endpoint_origin
+                          ORDER BY d.endpoint_origin, d.organization_id LIMIT 1) n
+)
+SELECT n.endpoint_origin, $2::text
+  FROM named n
+ CROSS JOIN LATERAL (SELECT FROM {schema}.deliveries d
+                      WHERE ` + heldRows + ` AND d.endpoint_origin = n.endpoint_origin AND d.organization_id = $2
+                      ORDER BY d.endpoint_origin, d.organization_id LIMIT 1) o
+ UNION ALL
+(SELECT NULL, $2 FROM {schema}.deliveries d
+  WHERE ` + heldRows + ` AND d.endpoint_origin IS NULL AND d.organization_id = $2
+  ORDER BY d.endpoint_origin, d.organization_id LIMIT 1)
+ LIMIT $1`
+
 // heldCountsSQL counts what is held for pairs: of each, those that are due first.
 const heldCountsSQL = `
 SELECT w.n, c.held_reason, c.held, sum(c.held) OVER (PARTITION BY w.n) >= $3::bigint, c.due, c.since
@@ -81,6 +105,11 @@ SELECT w.n, c.held_reason, c.held, sum(c.held) OVER (PARTITION BY w.n) >= $3::bi
 // most frequent reason first: of up to limit pairs of them, MaxHeldPairs at most. more is true when there are others. What
 // it costs grows with the pairs, and with MaxHeldCount for each, not with what is held. It takes 30 s at most.
 func (s *Store) Held(ctx context.Context, limit int) (groups []HeldGroup, more bool, err error) {
+	return s.HeldOf(ctx, "", limit)
+}
+
+// HeldOf is Held of one organization, or of all when it is empty.
+func (s *Store) HeldOf(ctx context.Context, organization string, limit int) (groups []HeldGroup, more bool, err error) {
 	limit = min(max(limit, 1), MaxHeldPairs)
 	// One snapshot: the counts are of the pairs that were found.
 	err = s.inQueryTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(ctx context.Context, tx pgx.Tx) error {
@@ -89,7 +118,7 @@ func (s *Store) Held(ctx context.Context, limit int) (groups []HeldGroup, more b
 		if _, err := tx.Exec(ctx, `SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off`); err != nil {
 			return err
 		}
-		origins, organizations, err := s.heldPairs(ctx, tx, limit+1)
+		origins, organizations, err := s.heldPairs(ctx, tx, organization, limit+1)
 		if err != nil {
 			return err
 		}
@@ -105,15 +134,19 @@ func (s *Store) Held(ctx context.Context, limit int) (groups []HeldGroup, more b
 	return groups, more, nil
 }
 
-func (s *Store) heldPairs(ctx context.Context, tx pgx.Tx, limit int) (origins []*string, organizations []string, err error) {
-	rows, err := tx.Query(ctx, s.sql(heldPairsSQL), limit)
+func (s *Store) heldPairs(ctx context.Context, tx pgx.Tx, organization string, limit int) (origins []*string, organizations []string, err error) {
+	statement, values := heldPairsSQL, []any{limit}
+	if organization != "" {
+		statement, values = heldPairsOfSQL, []any{limit, organization}
+	}
+	rows, err := tx.Query(ctx, s.sql(statement), values...)
 	if err != nil {
 		return nil, nil, err
 	}
 	var origin *string
-	var organization string
-	_, err = pgx.ForEachRow(rows, []any{&origin, &organization}, func() error {
-		origins, organizations = append(origins, origin), append(organizations, organization)
+	var owner string
+	_, err = pgx.ForEachRow(rows, []any{&origin, &owner}, func() error {
+		origins, organizations = append(origins, origin), append(organizations, owner)
 		return nil
 	})
 	return origins, organizations, err

@@ -22,8 +22,8 @@ type Pause struct {
 // MaxPauses is how many pauses there may be: every node reads all of them, every second.
 const MaxPauses = 1000
 
-// maxPauseReason bounds the reason of a pause, in characters.
-const maxPauseReason = 500
+// MaxPauseReason bounds the reason of a pause, in characters.
+const MaxPauseReason = 500
 
 // ErrTooManyPauses says that there are MaxPauses already.
 var ErrTooManyPauses = fmt.Errorf("store: there are %d pauses already: end some, or pause a whole origin or organization", MaxPauses)
@@ -44,7 +44,7 @@ RETURNING p.xmax = 0`
 // created is false when they were paused already: then a reason that is not empty replaces the one that was given. It
 // fails with ErrTooManyPauses when there are MaxPauses others.
 func (s *Store) Pause(ctx context.Context, origin, organization, reason string) (created bool, err error) {
-	reason = Text(reason, maxPauseReason)
+	reason = Text(reason, MaxPauseReason)
 	err = s.db.QueryRow(ctx, s.sql(pauseSQL), null(origin), null(organization), null(reason), MaxPauses).Scan(&created)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, ErrTooManyPauses
@@ -69,15 +69,30 @@ func (s *Store) Resume(ctx context.Context, origin, organization string) (found 
 	return tag.RowsAffected() > 0, nil
 }
 
+const resumeOneSQL = `DELETE FROM {schema}.pauses WHERE pause_id = $1 AND ($2::text IS NULL OR organization_id = $2)`
+
+// ResumeOne ends the pause of that id, of that organization if one is given; found is false when there is none.
+func (s *Store) ResumeOne(ctx context.Context, id int64, organization string) (found bool, err error) {
+	tag, err := s.db.Exec(ctx, s.sql(resumeOneSQL), id, null(organization))
+	if err != nil {
+		return false, fmt.Errorf("store: resume: %w", err)
+	}
+	return tag.RowsAffected() > 0, nil
+}
+
 const pausesSQL = `
 SELECT pause_id, endpoint_origin, organization_id, reason, created_at
   FROM {schema}.pauses
+ WHERE $2::text IS NULL OR organization_id = $2
  ORDER BY pause_id
  LIMIT $1`
 
 // Pauses lists what people hold back, the oldest first: MaxPauses at most.
-func (s *Store) Pauses(ctx context.Context) ([]Pause, error) {
-	rows, err := s.db.Query(ctx, s.sql(pausesSQL), MaxPauses)
+func (s *Store) Pauses(ctx context.Context) ([]Pause, error) { return s.PausesOf(ctx, "") }
+
+// PausesOf lists the pauses of one organization, or all when it is empty. A pause of all organizations is none of one.
+func (s *Store) PausesOf(ctx context.Context, organization string) ([]Pause, error) {
+	rows, err := s.db.Query(ctx, s.sql(pausesSQL), MaxPauses, null(organization))
 	if err != nil {
 		return nil, fmt.Errorf("store: pauses: %w", err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/ask"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/counts"
 	"github.com/riverhook/riverhook/delivery"
@@ -64,7 +65,7 @@ type Config struct {
 	Store      *store.Store // on a pool of its own, which store.TuneForRequests prepared
 	Conns      int          // connections of that pool: at least 2
 	Auth       *auth.Authenticator
-	Counts     *counts.Cache
+	Counts     *counts.Cache[store.Stats]
 	Keys       *credential.Keyring // that credentials and signing secrets are sealed under
 	Headers    delivery.HeaderRules
 	MaxPayload int // bytes
@@ -77,7 +78,7 @@ type API struct {
 	store      *store.Store // for what is written; reads have their own time
 	reads      *store.Store
 	auth       *auth.Authenticator
-	counts     *counts.Cache
+	counts     *counts.Cache[store.Stats]
 	keys       *credential.Keyring
 	headers    delivery.HeaderRules
 	maxPayload int
@@ -117,6 +118,7 @@ func New(c Config) *API {
 	a.registerReplays()
 	a.registerSecrets()
 	a.registerTokens()
+	a.registerPauses()
 	a.registerStats()
 	a.finishDocument()
 	return a
@@ -231,12 +233,17 @@ type call struct {
 // that the token sees, which is all.
 func (c call) organization(named, location string) (string, error) {
 	if named != "" && !c.Sees(named) {
-		return "", problem(http.StatusForbidden, "this token is for organization "+c.Organization+" only", at(location, "is another organization than the token's"))
+		return "", c.foreign(location)
 	}
 	if named == "" {
 		return c.Organization, nil
 	}
 	return named, nil
+}
+
+// foreign says that a request names an organization that the token does not see.
+func (c call) foreign(location string) error {
+	return problem(http.StatusForbidden, "this token is for organization "+c.Organization+" only", at(location, ask.ForeignOrganization))
 }
 
 // none is the input of an operation without parameters.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/ask"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/store"
@@ -192,7 +192,7 @@ func (a *API) createDeliveries(ctx context.Context, c call, in *createInput, b *
 // refused is what is wrong with a delivery.
 func refused(problems []*huma.ErrorDetail) error {
 	status := http.StatusUnprocessableEntity
-	if slices.ContainsFunc(problems, func(p *huma.ErrorDetail) bool { return p.Message == foreignOrganization }) {
+	if slices.ContainsFunc(problems, func(p *huma.ErrorDetail) bool { return p.Message == ask.ForeignOrganization }) {
 		status = http.StatusForbidden
 	}
 	return problem(status, problems[0].Location+" "+problems[0].Message, problems...)
@@ -226,13 +226,10 @@ func (c call) request(key string, rows []store.Insertion) (store.Request, error)
 	return r, nil
 }
 
-var uuidSyntax = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
-
 var methods = []string{"GET", "POST", "PUT", "PATCH", "DELETE"}
 
 const (
 	defaultOrganization = "default"
-	foreignOrganization = "is another organization than the token's"
 	maxKeyBytes         = 800 // of organization_id, workflow_run_id, webhook_node_id
 	maxNameBytes        = 2000
 	maxAttempts         = 1000
@@ -262,7 +259,7 @@ func (k *checks) text(field string, value *string, longest int) {
 }
 
 func (k *checks) uuid(field string, value *string) {
-	if value != nil && !uuidSyntax.MatchString(*value) {
+	if value != nil && !ask.IsUUID(*value) {
 		k.wrong(field, "is not a uuid")
 	}
 }
@@ -283,7 +280,7 @@ func (a *API) insertion(c call, d *newDelivery, prefix string) (row store.Insert
 	k.uuid("credential_uuid", d.CredentialUUID)
 	switch {
 	case d.OrganizationID != nil && !c.Sees(*d.OrganizationID):
-		k.wrong("organization_id", foreignOrganization)
+		k.wrong("organization_id", ask.ForeignOrganization)
 	case d.OrganizationID != nil:
 		row.OrganizationID = *d.OrganizationID
 	case row.OrganizationID == "":

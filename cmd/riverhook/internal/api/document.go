@@ -25,7 +25,7 @@ func newDocument(version string) *huma.OpenAPI {
 				"What is wrong with a request is an application/problem+json that names the field.",
 		},
 		Tags: []*huma.Tag{
-			{Name: "Deliveries"}, {Name: "Replays"}, {Name: "Stats"}, {Name: "Credentials"}, {Name: "Signing secrets"}, {Name: "Tokens"},
+			{Name: "Deliveries"}, {Name: "Replays"}, {Name: "Pauses"}, {Name: "Stats"}, {Name: "Credentials"}, {Name: "Signing secrets"}, {Name: "Tokens"},
 		},
 		Components: &huma.Components{
 			Schemas: huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer),

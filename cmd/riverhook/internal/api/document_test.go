@@ -112,7 +112,7 @@ func TestDocument(t *testing.T) {
 			assert.True(t, declared[name[1]], "%s: %s is not declared", what, name[1])
 		}
 	})
-	assert.Len(t, seen, 22)
+	assert.Len(t, seen, 26)
 	delivery := doc["components"].(object)["schemas"].(object)["NewDelivery"].(object)
 	assert.Equal(t, []any{"endpoint_url"}, delivery["required"])
 	assert.Equal(t, false, delivery["additionalProperties"])
@@ -140,7 +140,7 @@ func TestExamples(t *testing.T) {
 	}
 	doc := document(t, b)
 	operations(t, doc, run)
-	assert.Equal(t, 7, examples)
+	assert.Equal(t, 8, examples)
 	operations(t, doc, func(method, path string, op object) {
 		if method != "GET" || strings.Contains(path, "{") {
 			return

@@ -8,6 +8,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/ask"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/store"
@@ -56,6 +57,13 @@ type filterBody struct {
 	Error          string   `json:"error,omitempty" maxLength:"8192" doc:"A part of last_error, in any case; only the newest 100,000 of what the rest leaves."`
 }
 
+func (b *filterBody) wanted() ask.Wanted {
+	return ask.Wanted{
+		Status: b.Status, Organization: b.OrganizationID, Run: b.WorkflowRunID, Origin: b.Origin, Endpoint: b.Endpoint,
+		Since: b.Since, Until: b.Until, Credential: b.CredentialUUID, Error: b.Error,
+	}
+}
+
 type newReplay struct {
 	Filter filterBody `json:"filter" doc:"What must hold for a delivery, all of it. {} is every dead letter and every canceled delivery that the token sees."`
 	Pace   *int       `json:"pace,omitempty" minimum:"1" maximum:"100000" doc:"Deliveries a second. Default 100."`
@@ -75,7 +83,7 @@ type newReplayOutput struct {
 
 func (a *API) createReplay(ctx context.Context, c call, _ *none, in *newReplay) (*newReplayOutput, error) {
 	b := in.Filter
-	f, err := c.filter(wanted{b.Status, b.OrganizationID, b.WorkflowRunID, b.Origin, b.Endpoint, b.Since, b.Until, b.CredentialUUID, b.Error}, "body.filter.")
+	f, err := c.filter(b.wanted(), "body.filter.")
 	if err != nil {
 		return nil, err
 	}
@@ -136,8 +144,8 @@ type replayPath struct {
 type replayOutput struct{ Body store.BulkReplay }
 
 func (a *API) getReplay(ctx context.Context, c call, in *replayPath) (*replayOutput, error) {
-	id, err := parseID(in.ID)
-	if err != nil {
+	id, ok := ask.ID(in.ID)
+	if !ok {
 		return nil, store.ErrNoReplay
 	}
 	r, err := a.reads.BulkReplay(ctx, id, c.Organization)
@@ -148,8 +156,8 @@ func (a *API) getReplay(ctx context.Context, c call, in *replayPath) (*replayOut
 }
 
 func (a *API) cancelReplay(ctx context.Context, c call, in *replayPath) (*replayOutput, error) {
-	id, err := parseID(in.ID)
-	if err != nil {
+	id, ok := ask.ID(in.ID)
+	if !ok {
 		return nil, store.ErrNoReplay
 	}
 	r, canceled, err := a.store.CancelReplay(ctx, id, c.Organization)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/ask"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/signing"
@@ -130,7 +131,7 @@ func (a *API) setCredential(ctx context.Context, c call, _ *none, in *newCredent
 		return nil, wrong("body.name", "is missing")
 	case len(in.Name) > maxKeyBytes || plain("", in.Name) != nil:
 		return nil, wrong("body.name", "is not text of at most 800 bytes")
-	case in.CredentialUUID != "" && !uuidSyntax.MatchString(in.CredentialUUID):
+	case in.CredentialUUID != "" && !ask.IsUUID(in.CredentialUUID):
 		return nil, wrong("body.credential_uuid", "is not a uuid")
 	}
 	parsed, err := credential.Parse(credential.Type(in.Type), in.Header, []byte(in.Secret))

@@ -1,0 +1,45 @@
+package dashboard
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/store"
+)
+
+// maxCurl bounds a payload that a command line can hold, in bytes.
+const maxCurl = 64 << 10
+
+// curl is a command that sends the request by hand, without what authorizes it; note says what is missing. It is empty
+// where none can be made. A shell takes every part of it for one word.
+func curl(row store.Row, headers []delivery.Header) (command, note string) {
+	target, err := delivery.ParseEndpoint(row.EndpointURL)
+	switch {
+	case err != nil:
+		return "", "The endpoint is not one that can be requested."
+	case row.Payload == nil || len(row.Payload) > maxCurl:
+		return "", "The payload is too large for a command line."
+	}
+	lines := []string{"curl --globoff --request " + quote(row.HTTPMethod) + " --url " + quote(target.String())}
+	typed := false
+	for _, h := range headers {
+		typed = typed || strings.EqualFold(h.Key, "Content-Type")
+		lines = append(lines, "--header "+quote(h.Key+": "+h.Value))
+	}
+	if !typed {
+		lines = append(lines, "--header 'Content-Type: application/json'")
+	}
+	switch row.HTTPMethod {
+	case http.MethodPost, http.MethodPut, http.MethodPatch:
+		lines = append(lines, "--data-raw "+quote(string(row.Payload)))
+	}
+	note = "Without the headers that sign and identify the delivery"
+	if row.CredentialUUID != nil {
+		note += ", and without its credential"
+	}
+	return strings.Join(lines, " \\\n  "), note + "."
+}
+
+// quote is s as a shell takes it for one word.
+func quote(s string) string { return "'" + strings.ReplaceAll(visible(s), "'", `'\''`) + "'" }

@@ -1,0 +1,160 @@
+package dashboard
+
+import (
+	"context"
+	"encoding/base64"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
+)
+
+const (
+	// secureCookie holds the token where the connection is encrypted: browsers take a cookie of that name only from there,
+	// for this host alone. plainCookie is for http on a loopback address, where there is no such thing.
+	secureCookie = "__Host-riverhook"
+	plainCookie  = "riverhook"
+	// sessionLength is how long a browser keeps it. The token itself may end earlier, and the session with it.
+	sessionLength = 12 * time.Hour
+)
+
+// Token is the token of whoever is logged in; empty: nobody. It is looked up with each request, so that nobody stays logged
+// in whose token was revoked, whichever node answers.
+func Token(r *http.Request) string {
+	for _, name := range []string{secureCookie, plainCookie} {
+		if cookie, err := r.Cookie(name); err == nil {
+			if token, err := base64.RawURLEncoding.DecodeString(cookie.Value); err == nil { // the setting's may have any character
+				return string(token)
+			}
+		}
+	}
+	return ""
+}
+
+// encrypted says whether the browser got here by https.
+func (d *Dashboard) encrypted(r *http.Request) bool {
+	if d.Public == nil || d.Public.Scheme != "https" {
+		return false
+	}
+	port := d.Public.Port()
+	if port == "" {
+		port = "443"
+	}
+	return strings.EqualFold(r.Host, d.Public.Host) || strings.EqualFold(r.Host, net.JoinHostPort(d.Public.Hostname(), port))
+}
+
+// onLoopback says whether the browser is on this machine.
+func onLoopback(r *http.Request) bool {
+	name := (&url.URL{Host: r.Host}).Hostname()
+	address, err := netip.ParseAddr(name)
+	return strings.EqualFold(name, "localhost") || err == nil && address.Unmap().IsLoopback()
+}
+
+// cookie is the one for this connection.
+func (d *Dashboard) cookie(r *http.Request) *http.Cookie {
+	c := &http.Cookie{Name: plainCookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode}
+	if d.encrypted(r) {
+		c.Name, c.Secure = secureCookie, true
+	}
+	return c
+}
+
+func (d *Dashboard) forget(w http.ResponseWriter, r *http.Request) {
+	c := d.cookie(r)
+	c.MaxAge = -1
+	http.SetCookie(w, c)
+}
+
+// localPath is where to go after the log-in: a path of ours, whatever the address said.
+func localPath(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "" || u.Host != "" || u.User != nil || !strings.HasPrefix(u.Path, "/") || strings.HasPrefix(u.Path, "//") ||
+		strings.Contains(text, `\`) || strings.HasPrefix(u.Path, "/login") {
+		return "/"
+	}
+	return (&url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}).String()
+}
+
+// loginPath is the log-in that leads back to a path.
+func loginPath(next string) string {
+	if next = localPath(next); next == "/" {
+		return "/login"
+	}
+	return "/login?" + url.Values{"next": {next}}.Encode()
+}
+
+// LoginPath is where to send a browser that has to log in first, and comes back to the path then.
+func LoginPath(back string) string { return loginPath(back) }
+
+// loginData is what the log-in shows.
+type loginData struct {
+	Wrong   string
+	Next    string
+	NoToken bool // there is none at all yet
+	Unsafe  bool // the connection is not encrypted, and not on this machine
+}
+
+func (d *Dashboard) loginPage(w http.ResponseWriter, r *http.Request) {
+	next := localPath(r.URL.Query().Get("next"))
+	ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
+	defer cancel()
+	if token := Token(r); token != "" {
+		if _, err := d.Auth.Authenticate(ctx, auth.RemoteAddr(r), token); err == nil {
+			http.Redirect(w, r, next, http.StatusSeeOther)
+			return
+		}
+	}
+	d.showLogin(w, r, nil, next)
+}
+
+func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request, f *failure, next string) {
+	data, status := loginData{Next: next, Unsafe: !d.encrypted(r) && !onLoopback(r)}, http.StatusOK
+	if f != nil {
+		data.Wrong, status = f.text, f.status
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
+	defer cancel()
+	if found, err := d.Auth.AnyToken(ctx); err == nil {
+		data.NoToken = !found
+	}
+	d.show(w, nil, answer{template: "login", title: "Log in", status: status, data: data})
+}
+
+func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
+	form, err := readForm(w, r)
+	if err == nil {
+		err = fields{"token", "next"}.check(form)
+	}
+	if err == nil && !d.encrypted(r) && !onLoopback(r) {
+		err = &failure{http.StatusForbidden, "A token is not sent over a connection that is not encrypted."}
+	}
+	if err != nil {
+		d.showError(w, nil, d.explain(r, err))
+		return
+	}
+	next, token := localPath(form.Get("next")), strings.TrimSpace(form.Get("token"))
+	ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
+	defer cancel()
+	identity, err := d.Auth.Authenticate(ctx, auth.RemoteAddr(r), token)
+	if err != nil {
+		d.showLogin(w, r, d.refusal(w, r, err), next)
+		return
+	}
+	if !identity.Scope.Allows(auth.ScopeRead) {
+		d.showLogin(w, r, &failure{http.StatusForbidden, "This token may only enqueue: the dashboard takes one of scope " + scopesFor(auth.ScopeRead) + "."}, next)
+		return
+	}
+	c := d.cookie(r)
+	c.Value, c.MaxAge = base64.RawURLEncoding.EncodeToString([]byte(token)), int(sessionLength/time.Second)
+	http.SetCookie(w, c)
+	http.Redirect(w, r, next, http.StatusSeeOther)
+}
+
+func (d *Dashboard) logout(w http.ResponseWriter, r *http.Request) {
+	d.forget(w, r)
+	http.Redirect(w, r, "/login", http.StatusSeeOther)
+}
