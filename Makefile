@@ -8,6 +8,9 @@ TESTFLAGS  ?=
 STAY       ?=
 BENCHFLAGS ?=
 ROWS       ?= 10000000
+DURATION   ?= 30m
+SEED       ?= 0
+TORTUREFLAGS ?=
 
 # Go refuses to build in a tree whose owner or repository git does not like, if it is to stamp the binary; VERSION does.
 export GOFLAGS := $(strip $(shell go env GOFLAGS) -buildvcs=false)
@@ -22,7 +25,7 @@ HAVE_CC = $(shell printf '\043include <stdlib.h>\n' | $$(go env CC) -x c -fsynta
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z/]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z/]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{ printf "  %-15s %s\n", $$1, $$2 }'
 
 .PHONY: build
 build: ## build bin/riverhook, static
@@ -68,6 +71,16 @@ bench: build ## measure riverhook, beside River itself; BENCHFLAGS="deliver late
 .PHONY: bench/growth
 bench/growth: build ## measure with ROWS finished deliveries in the table (10 million: half an hour, 20 GB)
 	bin/riverhook bench growth --rows $(ROWS) $(BENCHFLAGS)
+
+.PHONY: torture
+torture: build ## break what riverhook depends on for DURATION (30m), and check its promises; SEED replays a run
+	go build -o bin/torture ./cmd/torture
+	bin/torture -duration $(DURATION) -seed $(SEED) $(TORTUREFLAGS)
+
+.PHONY: torture/mutants
+torture/mutants: ## show that `make torture` catches builds that are broken on purpose
+	go build -o bin/torture ./cmd/torture
+	bin/torture -mutants $(TORTUREFLAGS)
 
 .PHONY: clean
 clean: ## remove what the other targets built

@@ -28,11 +28,13 @@ var grants = map[string][]string{
 	},
 	"reader": {
 		"GRANT USAGE ON SCHEMA {schema} TO {role}",
-		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts TO {role}",
+		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts, {schema}.problems TO {role}",
+		"GRANT EXECUTE ON FUNCTION {schema}.find_problems(interval, int) TO {role}",
 	},
 	"support": {
 		"GRANT USAGE ON SCHEMA {schema} TO {role}",
-		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts TO {role}",
+		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts, {schema}.problems TO {role}",
+		"GRANT EXECUTE ON FUNCTION {schema}.find_problems(interval, int) TO {role}",
 		"GRANT UPDATE (status, scheduled_for, endpoint_url, custom_headers, credential_uuid, max_attempts) ON {schema}.deliveries TO {role}",
 	},
 	"service": {

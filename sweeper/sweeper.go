@@ -11,6 +11,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/failpoint"
 	"github.com/riverhook/riverhook/delivery/store"
 )
 
@@ -36,6 +37,7 @@ type Config struct {
 	Store  *store.Store
 	Policy delivery.Policy
 	Log    *slog.Logger
+	Node   string // the one that sweeps, which is registered; empty: none, and nobody is told
 }
 
 // Sweeper sweeps.
@@ -43,10 +45,13 @@ type Sweeper struct {
 	store  *store.Store
 	policy delivery.Policy
 	log    *slog.Logger
+	node   string
 }
 
 // New is a sweeper.
-func New(c Config) *Sweeper { return &Sweeper{store: c.Store, policy: c.Policy, log: c.Log} }
+func New(c Config) *Sweeper {
+	return &Sweeper{store: c.Store, policy: c.Policy, log: c.Log, node: c.Node}
+}
 
 // Counts is what one sweep did, and what it found and left alone.
 type Counts struct {
@@ -67,14 +72,14 @@ func (c Counts) Changed() bool { return c.Requeued+c.Reclaimed > 0 }
 // this schema runs, on whatever node. On an error the counts say what was done before it.
 func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 	var total Counts
-	unlock, ok, err := s.store.LockSweep(ctx)
+	lock, ok, err := s.store.LockSweep(ctx)
 	if err != nil {
 		return total, fmt.Errorf("sweeper: %w", err)
 	}
 	if !ok {
 		return total, ErrRunning
 	}
-	defer unlock()
+	defer lock.Unlock()
 
 	for more := true; more; {
 		var reclaimed []store.Attempt
@@ -92,6 +97,7 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 		if err != nil {
 			return total, fmt.Errorf("sweeper: %w", err)
 		}
+		failpoint.Hit(failpoint.AfterSweepPage)
 		if !page.Last && !wait(ctx, rest(n, page, time.Since(started))) {
 			return total, fmt.Errorf("sweeper: %w", context.Cause(ctx))
 		}
@@ -102,6 +108,14 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 		total.Held += page.Held
 		total.Skipped += page.Skipped
 		s.reclaimed(ctx, &total, page.Reclaimed)
+		if err := lock.Keep(ctx); err != nil {
+			return total, fmt.Errorf("sweeper: %w", err)
+		}
+	}
+	if s.node != "" {
+		if err := s.store.Swept(ctx, s.node); err != nil {
+			s.log.WarnContext(ctx, "a sweep was not written down", "error", err)
+		}
 	}
 	return total, nil
 }
@@ -141,7 +155,7 @@ func (s *Sweeper) page(ctx context.Context, after store.SweepCursor) (store.Swee
 
 // abandoned decides about a claim whose node is gone.
 func (s *Sweeper) abandoned(d *delivery.Delivery) store.Attempt {
-	observation := delivery.Observation{Abandoned: true, Error: "node " + d.ClaimedBy + " did not report the outcome before its lease ended"}
+	observation := delivery.Observation{Abandoned: true, Error: "node " + d.ClaimedBy + " did not report the outcome: it died, or its lease ended"}
 	return store.Attempt{
 		Fence:    d.Fence(),
 		Round:    d.Round,
@@ -202,22 +216,6 @@ func (*Worker) Timeout(*river.Job[JobArgs]) time.Duration { return Timeout }
 
 // Work sweeps once. It is not an error when another sweep runs, nor when this one fails: the next one comes soon.
 func (w *Worker) Work(ctx context.Context, _ *river.Job[JobArgs]) error {
-	started := time.Now()
-	counts, err := w.sweeper.Sweep(ctx)
-	log := w.sweeper.log.With(
-		"requeued", counts.Requeued, "reclaimed", counts.Reclaimed, "parked", counts.Parked, "overdue", counts.Overdue,
-		"live", counts.Live, "held", counts.Held, "skipped", counts.Skipped, "duration", time.Since(started).Round(time.Millisecond).String())
-	switch {
-	case errors.Is(err, ErrRunning):
-		log.DebugContext(ctx, "sweep: another one is running")
-	case err != nil && ctx.Err() != nil:
-		log.InfoContext(ctx, "sweep interrupted: the next one goes on")
-	case err != nil:
-		log.ErrorContext(ctx, "sweep failed: the next one tries again", "error", err)
-	case counts.Changed():
-		log.InfoContext(ctx, "sweep")
-	default:
-		log.DebugContext(ctx, "sweep")
-	}
+	w.sweeper.run(ctx)
 	return nil
 }

@@ -63,7 +63,7 @@ func TestSweepLeavesAlone(t *testing.T) {
 			sweeper.Counts{Overdue: 1, Live: 1}},
 		"not due":    {`UPDATE riverhook.deliveries SET scheduled_for = now() + interval '1 minute'; DELETE FROM riverhook.river_job`, sweeper.Counts{}},
 		"being sent": {`UPDATE riverhook.deliveries SET claim = 1, claimed_by = 'other', leased_until = now() + interval '1 minute'; DELETE FROM riverhook.river_job`, sweeper.Counts{Overdue: 1, Leased: 1}},
-		"held":       {`UPDATE riverhook.deliveries SET held_since = now() - interval '23 hours 59 minutes'; DELETE FROM riverhook.river_job`, sweeper.Counts{Overdue: 1, Held: 1}},
+		"held":       {`UPDATE riverhook.deliveries SET held_since = now() - interval '23 hours 59 minutes', held_reason = 'failing'; DELETE FROM riverhook.river_job`, sweeper.Counts{Overdue: 1, Held: 1}},
 		"terminal":   {`UPDATE riverhook.deliveries SET status = 'canceled'; DELETE FROM riverhook.river_job`, sweeper.Counts{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -128,12 +128,12 @@ func TestOneSweepDrains(t *testing.T) {
 func TestOneSweepAtATime(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	unlock, ok, err := store.New(db.Pool, db.Schema).LockSweep(context.Background())
+	lock, ok, err := store.New(db.Pool, db.Schema).LockSweep(context.Background())
 	require.NoError(t, err)
 	require.True(t, ok)
 	_, err = newSweeper(db).Sweep(context.Background())
 	require.ErrorIs(t, err, sweeper.ErrRunning)
-	unlock()
+	lock.Unlock()
 	sweep(t, newSweeper(db))
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/egress"
+	"github.com/riverhook/riverhook/delivery/failpoint"
 	"github.com/riverhook/riverhook/delivery/signing"
 	"github.com/riverhook/riverhook/delivery/store"
 )
@@ -34,9 +35,9 @@ type sent struct {
 	note    string   // how reading the answer ended, if not well; the outcome does not depend on it
 	dropped []string // custom headers that were left out
 
-	// interrupted: we canceled it ourselves, so there is no outcome. untouched: and no connection was made, so that
-	// nothing can have gone out.
-	interrupted, untouched bool
+	// interrupted: we ended it ourselves, so there is no outcome. untouched: and nothing can have gone out. Otherwise
+	// unproven may say that it had to end because this node could not prove that it lives.
+	interrupted, untouched, unproven bool
 }
 
 // send is one attempt: one request, under one deadline for all of it. The status line decides; how the body ends does not.
@@ -52,12 +53,23 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 		return failed(delivery.FailureCredential, err.Error())
 	}
 
-	attempt, cancel := context.WithTimeout(ctx, w.timeout)
-	defer cancel()
-	var connected atomic.Bool
-	traced := httptrace.WithClientTrace(attempt, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
-	})
+	flight, attempt, over := w.inFlight(ctx)
+	defer over()
+	begun := time.Now()
+	var connected, late atomic.Bool
+	traced := httptrace.WithClientTrace(attempt, failpoint.Trace(&httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			// The process may have been stopped since the claim, and may be stopped again right here.
+			if elapsed(begun) >= w.timeout || !w.presence.Proven() {
+				late.Store(true)
+				egress.BeginBefore(info.Conn, begun)
+				flight.end()
+				return
+			}
+			egress.BeginBefore(info.Conn, begun.Add(w.timeout))
+			connected.Store(true)
+		},
+	}))
 	r, dropped, err := newRequest(traced, d, w.headers, w.maxPayload, o)
 	if err != nil {
 		return failed(delivery.FailureInvalid, err.Error())
@@ -68,14 +80,18 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 	w.logRequest(ctx, d, r)
 	response, err := w.transport.RoundTrip(r)
 	if err != nil {
-		if ctx.Err() != nil {
-			return sent{interrupted: true, untouched: !connected.Load()}
+		if late.Load() || errors.Is(err, egress.ErrLate) {
+			return sent{interrupted: true, untouched: true}
+		}
+		if unproven := flight.unproven.Load(); unproven || ctx.Err() != nil {
+			return sent{interrupted: true, untouched: !connected.Load(), unproven: unproven}
 		}
 		s = failed(w.classify(attempt, err, connected.Load()))
 		s.Error = scrubber(r, o).String(s.Error)
 		s.dropped = dropped
 		return s
 	}
+	failpoint.Hit(failpoint.AfterResponse)
 	defer func() { _ = response.Body.Close() }()
 
 	if response.StatusCode < 100 {

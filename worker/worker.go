@@ -14,6 +14,7 @@ import (
 
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
+	"github.com/riverhook/riverhook/delivery/failpoint"
 	"github.com/riverhook/riverhook/delivery/store"
 )
 
@@ -36,6 +37,9 @@ type Config struct {
 	Keys        *credential.Keyring // that credentials and signing secrets are sealed under; may be empty
 	LogRequests bool                // a line per request, redacted
 
+	// Presence is the proof that this node lives, without which no attempt begins. Nil: only leases say so.
+	Presence *Presence
+
 	// SendWithoutCredential sends a delivery whose credential is missing without it, instead of failing the attempt.
 	SendWithoutCredential bool
 }
@@ -55,6 +59,7 @@ type Worker struct {
 	missingCredential bool
 	keys              *credential.Keyring
 	logRequests       bool
+	presence          *Presence
 
 	claims   group[delivery.JobArgs, claim]
 	records  group[store.Attempt, record]
@@ -66,6 +71,11 @@ type Worker struct {
 
 	mu         sync.Mutex
 	unresolved map[int64]int // deliveries with a claim of unknown outcome that is being released
+
+	flying   sync.Mutex
+	attempts map[*attempt]struct{} // in flight
+
+	leftBehind atomic.Bool // there are claims that were neither recorded nor released
 
 	// background are releases that go on after their job has ended. stop ends them.
 	background sync.WaitGroup
@@ -100,9 +110,9 @@ func New(c Config) *Worker {
 	w := &Worker{
 		store: c.Store, transport: c.Transport, log: c.Log, node: c.Node, policy: c.Policy, headers: c.Headers,
 		timeout: c.Timeout, lease: c.Lease, maxPayload: c.MaxPayload, missingCredential: c.SendWithoutCredential,
-		keys: c.Keys, logRequests: c.LogRequests,
+		keys: c.Keys, logRequests: c.LogRequests, presence: c.Presence,
 		suspects:   [2]chan struct{}{make(chan struct{}, suspectsAfterTwo), make(chan struct{}, suspectsAfterMore)},
-		unresolved: make(map[int64]int),
+		unresolved: make(map[int64]int), attempts: make(map[*attempt]struct{}),
 	}
 	w.claims = group[delivery.JobArgs, claim]{flush: w.flushClaims, size: claimSize, lanes: claimLanes}
 	w.records = group[store.Attempt, record]{flush: w.flushRecords, size: recordSize, lanes: recordLanes}
@@ -153,10 +163,12 @@ func (w *Worker) Close(ctx context.Context) {
 func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) error {
 	w.working.Add(1)
 	defer w.working.Add(-1)
+	failpoint.Hit(failpoint.AfterFetch)
 	c, err := w.claim(ctx, job.Args)
 	if c.delivery == nil {
 		return err
 	}
+	failpoint.Hit(failpoint.AfterClaim)
 	leave, err := w.begin(ctx, &c, job.ID)
 	if leave == nil {
 		return err
@@ -167,12 +179,18 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 	s := w.send(ctx, c.delivery)
 	if s.interrupted {
 		w.limiter.done(time.Now(), c.delivery.Origin, started, noReaction)
-		if s.untouched {
+		switch {
+		case s.untouched:
 			w.release(store.Release{Fence: c.delivery.Fence()})
-		} // otherwise bytes may have gone out: the lease runs out, and the attempt is abandoned
-		return context.Cause(ctx)
+			return context.Cause(ctx)
+		case !s.unproven: // bytes may have gone out: a sweep takes the claim back, and the attempt is abandoned
+			w.leftBehind.Store(true)
+			return context.Cause(ctx)
+		}
+		s = sent{Observation: delivery.Observation{Abandoned: true, Error: unprovenText}}
+	} else {
+		w.limiter.done(time.Now(), c.delivery.Origin, started, reactionTo(s.Observation))
 	}
-	w.limiter.done(time.Now(), c.delivery.Origin, started, reactionTo(s.Observation))
 	attempt := store.Attempt{
 		Fence:      c.delivery.Fence(),
 		Job:        job.ID,
@@ -194,7 +212,7 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 
 // claim claims a job's delivery. Where there is none to send, the error is what River is told.
 func (w *Worker) claim(ctx context.Context, job delivery.JobArgs) (claim, error) {
-	if w.isUnresolved(job.DeliveryID) {
+	if w.isUnresolved(job.DeliveryID) || !w.presence.Proven() {
 		return claim{}, river.JobSnooze(busyDelay)
 	}
 	c := w.claims.do(job)
@@ -254,13 +272,52 @@ func (w *Worker) enter(ctx context.Context, c *claim) (leave func(), again time.
 			return nil, 0, false
 		}
 	}
-	if ctx.Err() != nil || time.Since(c.sent) > margin {
+	if ctx.Err() != nil || elapsed(c.sent) > margin || !w.presence.Proven() {
 		leave()
 		w.log.InfoContext(ctx, "claim released without an attempt", "delivery_id", c.delivery.ID, "waited", time.Since(c.sent).String())
 		return nil, 0, false
 	}
 	return leave, 0, true
 }
+
+// attempt is one in flight.
+type attempt struct {
+	end      context.CancelFunc
+	unproven atomic.Bool // it was ended by EndAttempts
+}
+
+// unprovenText is what the ledger says of an attempt that was ended by EndAttempts.
+const unprovenText = "ended by its node, which had lost the database: nobody knows whether it arrived"
+
+// inFlight is an attempt that begins now, with its context: that ends after the timeout, with ctx, with EndAttempts, or when
+// over is called, which it must be.
+func (w *Worker) inFlight(ctx context.Context) (a *attempt, inner context.Context, over func()) {
+	a = new(attempt)
+	inner, a.end = context.WithTimeout(ctx, w.timeout)
+	w.flying.Lock()
+	w.attempts[a] = struct{}{}
+	w.flying.Unlock()
+	return a, inner, func() {
+		w.flying.Lock()
+		delete(w.attempts, a)
+		w.flying.Unlock()
+		a.end()
+	}
+}
+
+// EndAttempts ends all attempts in flight, since this node could not prove that it lives: others may send again what it was
+// sending. What became of them nobody knows, and the ledger says so.
+func (w *Worker) EndAttempts() {
+	w.flying.Lock()
+	defer w.flying.Unlock()
+	for a := range w.attempts {
+		a.unproven.Store(true)
+		a.end()
+	}
+}
+
+// LeftBehind says whether there may be claims that were neither recorded nor released. Ask after Close.
+func (w *Worker) LeftBehind() bool { return w.leftBehind.Load() }
 
 // claim is what became of one job's claim.
 type claim struct {
@@ -341,6 +398,7 @@ func (w *Worker) releaseNow(releases []store.Release) {
 			releases = busy
 		}
 		if len(releases) > 0 && !sleep(ctx, delay) {
+			w.leftBehind.Store(true)
 			return
 		}
 	}
@@ -383,6 +441,9 @@ func (w *Worker) recordAgain(ctx context.Context, c *claim, attempt store.Attemp
 	for delay := minDelay; !r.done() && sleep(deadline, delay); delay = min(2*delay, maxDelay) {
 		r = w.records.do(attempt)
 	}
+	if !r.done() {
+		w.leftBehind.Store(true)
+	}
 	return r
 }
 
@@ -391,7 +452,9 @@ func (w *Worker) flushRecords(attempts []store.Attempt) []record {
 	// Not the jobs' context: an outcome that is there is recorded also while the process stops.
 	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
 	defer cancel()
+	failpoint.Hit(failpoint.BeforeRecord)
 	verdicts, err := w.store.Record(ctx, attempts)
+	failpoint.Hit(failpoint.AfterRecord)
 	if store.IsRowError(err) && len(attempts) > 1 {
 		half := len(attempts) / 2
 		return append(w.flushRecords(attempts[:half]), w.flushRecords(attempts[half:])...)

@@ -176,7 +176,7 @@ func TestHelp(t *testing.T) {
 		assert.Empty(t, stderr.String())
 		return strings.Join(strings.Fields(out.String()), " ")
 	}
-	assert.Contains(t, help("--help"), `Exit codes: 0 done; 1 failed, or something named was not changed; 2 wrong usage or setting; 3 "send --wait" is still pending.`)
+	assert.Contains(t, help("--help"), `Exit codes: 0 done; 1 failed, or something named was not changed, or "check" found something; 2 wrong usage or setting; 3 "send --wait" is still pending.`)
 	assert.Equal(t, help("version"), help("--version"))
 	assert.Regexp(t, `^riverhook \S+$`, help("--version"))
 	for command, status := range map[string]string{"list": "--status=STATUS", "replay": "--status=STATUS", "retry": "--status=pending", "cancel": "--status=pending"} {

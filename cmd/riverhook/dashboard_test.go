@@ -107,8 +107,8 @@ var everyPage = []string{
 // oneOfEverything are rows for everyPage, of organization acme.
 func oneOfEverything(t testing.TB, db *pgtest.DB, organization string) {
 	t.Helper()
-	db.Exec(t, `INSERT INTO riverhook.deliveries (organization_id, endpoint_url, webhook_name, status, scheduled_for, finished_at, last_status_code, last_error, payload, credential_uuid, custom_headers)
-		VALUES ($1, 'https://'||$1||'.example/hook?a=1', 'name of '||$1, 'dead_letter', NULL, now(), 500, 'HTTP 500: '||$1, ('{"who":"'||$1||'"}')::json, gen_random_uuid(), '[{"key":"X-Note","value":"it''s"},{"key":"Authorization","value":"hunter2"}]')`, organization)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (organization_id, endpoint_url, webhook_name, status, scheduled_for, finished_at, last_status_code, last_error, attempt_count, payload, credential_uuid, custom_headers)
+		VALUES ($1, 'https://'||$1||'.example/hook?a=1', 'name of '||$1, 'dead_letter', NULL, now(), 500, 'HTTP 500: '||$1, 1, ('{"who":"'||$1||'"}')::json, gen_random_uuid(), '[{"key":"X-Note","value":"it''s"},{"key":"Authorization","value":"hunter2"}]')`, organization)
 	db.Exec(t, `INSERT INTO riverhook.attempts (delivery_id, round, attempt, started_at, duration_ms, outcome, failure_kind, status_code, error, response_body, node)
 		SELECT max(id), 0, 1, now(), 12, 'permanent', 'status', 500, 'HTTP 500: '||$1, convert_to('<script>document.title="run"</script><img src=x onerror=alert(1)> of '||$1, 'UTF8'), 'node-1' FROM riverhook.deliveries`, organization)
 	db.Exec(t, `INSERT INTO riverhook.replays (organization_id, filter, pace, created_by, matched, after_id, up_to_id, status, finished_at)

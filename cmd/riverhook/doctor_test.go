@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
 	"strings"
@@ -122,7 +123,7 @@ func TestDoctorSchemaAndPrivileges(t *testing.T) {
 	_, err := migrations.Down(t.Context(), db.Pool, migrations.Options{Schema: db.Schema}, migrations.Latest-1)
 	require.NoError(t, err)
 	found, _ = examine(t, db.URL, nil)
-	has(t, found, "schema", resultFail, "version 6 of 7", "riverhook migrate up")
+	has(t, found, "schema", resultFail, fmt.Sprintf("version %d of %d", migrations.Latest-1, migrations.Latest), "riverhook migrate up")
 }
 
 func TestDoctorTriggers(t *testing.T) {

@@ -38,6 +38,7 @@ type commands struct {
 	Credentials credentialsCmd `cmd:"" help:"Secrets that requests are authorized with."`
 	Secrets     secretsCmd     `cmd:"" help:"Secrets that requests are signed with (Standard Webhooks)."`
 	Doctor      doctorCmd      `cmd:"" help:"Look for what is wrong with the database, the settings, the secrets and the backlog, and say what to do. Changes nothing."`
+	Check       checkCmd       `cmd:"" help:"Look for what may not be: deliveries that nobody will send, claims without an owner, gaps in the ledger. For cron. Changes nothing."`
 	Erase       eraseCmd       `cmd:"" help:"Remove all deliveries of a tenant or a run, with their attempts, now."`
 	Tokens      tokensCmd      `cmd:"" help:"Tokens of the HTTP API: who may use it, and for what."`
 	Sweep       sweepCmd       `cmd:"" help:"Sweep now: give overdue deliveries without a live job one, and take back what a dead node held."`
@@ -66,7 +67,7 @@ func run(args []string, c console) int {
 	exited := -1
 	parser, err := kong.New(&cli,
 		kong.Name("riverhook"),
-		kong.Description("Delivers outbound webhooks from your Postgres.\n\nExit codes: 0 done; 1 failed, or something named was not changed; "+
+		kong.Description("Delivers outbound webhooks from your Postgres.\n\nExit codes: 0 done; 1 failed, or something named was not changed, or \"check\" found something; "+
 			"2 wrong usage or setting; 3 \"send --wait\" is still pending."),
 		kong.UsageOnError(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),

@@ -108,11 +108,14 @@ func alternate(all []netip.AddrPort) []netip.AddrPort {
 
 // connect dials one address. A refusal is a bare *BlockedError: net's own error would name the address.
 func (d *dialer) connect(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
-	conn, err := d.Dialer.DialContext(ctx, network, to.String())
+	c, err := d.Dialer.DialContext(ctx, network, to.String())
 	if blocked := (*BlockedError)(nil); errors.As(err, &blocked) {
 		return nil, blocked
 	}
-	return conn, err
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: c}, nil
 }
 
 // control judges the address of a socket that is about to connect: whatever came before it, nothing else is dialled.

@@ -106,10 +106,10 @@ func TestLetPass(t *testing.T) {
 func TestSweepLockHoldsBackNoVacuum(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	unlock, ok, err := store.New(db.Pool, db.Schema).LockSweep(context.Background())
+	lock, ok, err := store.New(db.Pool, db.Schema).LockSweep(context.Background())
 	require.NoError(t, err)
 	require.True(t, ok)
-	defer unlock()
+	defer lock.Unlock()
 	assert.Equal(t, "idle in transaction", pgtest.Scalar[string](t, db, `
 		SELECT a.state || CASE WHEN a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL THEN ', with a snapshot' ELSE '' END
 		  FROM pg_stat_activity a JOIN pg_locks l USING (pid) WHERE l.locktype = 'advisory' AND a.datname = current_database()`))

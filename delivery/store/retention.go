@@ -41,7 +41,7 @@ type RetentionPage struct {
 const retentionLockSQL = `SELECT pg_try_advisory_xact_lock('{schema}.deliveries'::regclass::oid::int, 101)`
 
 // The oldest first, from where the last page ended: what that one removed is still in the index until vacuum comes. What
-// is replayed meanwhile is tested again when its lock is there. Only an index on finished_at has this order, and inRetentionTx
+// is replayed meanwhile is tested again when its lock is there. Only an index on finished_at has this order, and inOrderedTx
 // lets nothing sort.
 const (
 	retentionTail = ` AND d.finished_at < now() - make_interval(secs => $1) AND d.finished_at >= $2::timestamptz
@@ -71,7 +71,7 @@ func (s *Store) RetentionPage(ctx context.Context, what Retained, age time.Durat
 	if after.Finished.IsZero() {
 		from = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
 	}
-	err = s.inRetentionTx(ctx, func(tx pgx.Tx) error {
+	err = s.inOrderedTx(ctx, func(tx pgx.Tx) error {
 		page = RetentionPage{Next: after}
 		var locked bool
 		if err := tx.QueryRow(ctx, s.sql(retentionLockSQL)).Scan(&locked); err != nil {
@@ -109,8 +109,8 @@ func (s *Store) RetentionPage(ctx context.Context, what Retained, age time.Durat
 	return page, nil
 }
 
-// inRetentionTx is inBatchTx in which nothing sorts: a page must not read all that is due to find the oldest.
-func (s *Store) inRetentionTx(ctx context.Context, do func(pgx.Tx) error) error {
+// inOrderedTx is inBatchTx in which nothing sorts: a page must not read all that is due to find the oldest.
+func (s *Store) inOrderedTx(ctx context.Context, do func(pgx.Tx) error) error {
 	return s.inBatchTx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SET LOCAL enable_sort = off`); err != nil {
 			return err

@@ -115,8 +115,8 @@ func TestHotPlans(t *testing.T) {
 			require.NoError(t, err)
 			_, err = conn.Conn().PgConn().Prepare(ctx, "hot", all[name], nil)
 			require.NoError(t, err, name)
-			if strings.HasPrefix(name, "retention") {
-				_, err = conn.Exec(ctx, `SET enable_sort = off`) // as inRetentionTx does
+			if strings.HasPrefix(name, "retention") || name == "sweepPageSQL" {
+				_, err = conn.Exec(ctx, `SET enable_sort = off`) // as inOrderedTx does
 				require.NoError(t, err)
 			}
 			rows, err := conn.Query(ctx, `EXPLAIN EXECUTE hot`+args, pgx.QueryExecModeSimpleProtocol)

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/failpoint"
 )
 
 // SweepCursor is a place in the order of a sweep. The zero value is its beginning.
@@ -155,34 +156,54 @@ const sweepLockSQL = `SELECT pg_try_advisory_xact_lock('{schema}.deliveries'::re
 // AbandonedFunc decides about an attempt whose node died.
 type AbandonedFunc func(*delivery.Delivery) Attempt
 
-// LockSweep takes the lock that keeps two sweeps apart: in a transaction that does nothing else, so that it holds back no
-// vacuum and works through a pooler too. ok is false when another sweep runs. unlock gives it back.
-func (s *Store) LockSweep(ctx context.Context) (unlock func(), ok bool, err error) {
+// sweepIdleSQL bounds how long a sweep may leave its lock alone: one whose process was stopped must not keep the others from
+// sweeping.
+const sweepIdleSQL = `SET LOCAL idle_in_transaction_session_timeout = '60s'`
+
+// SweepLock keeps two sweeps apart. It is a transaction that does nothing else, so that it holds back no vacuum and works
+// through a pooler too.
+type SweepLock struct{ tx pgx.Tx }
+
+// LockSweep takes the lock. ok is false when another sweep runs.
+func (s *Store) LockSweep(ctx context.Context) (lock *SweepLock, ok bool, err error) {
 	tx, err := s.db.Begin(ctx)
 	if err != nil {
 		return nil, false, fmt.Errorf("store: lock the sweep: %w", err)
 	}
-	unlock = func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		_ = tx.Rollback(ctx) // a connection that is broken holds no lock
+	lock = &SweepLock{tx}
+	if err = lock.Keep(ctx); err == nil {
+		// The simple protocol: the extended one leaves a portal behind, whose snapshot would hold back vacuum until Unlock.
+		err = tx.QueryRow(ctx, s.sql(sweepLockSQL), pgx.QueryExecModeSimpleProtocol).Scan(&ok)
 	}
-	// The simple protocol: the extended one leaves a portal behind, whose snapshot would hold back vacuum until unlock.
-	if err := tx.QueryRow(ctx, s.sql(sweepLockSQL), pgx.QueryExecModeSimpleProtocol).Scan(&ok); err != nil {
-		unlock()
+	if err != nil || !ok {
+		lock.Unlock()
+		lock = nil
+	}
+	if err != nil {
 		return nil, false, fmt.Errorf("store: lock the sweep: %w", err)
 	}
-	if !ok {
-		unlock()
-		return nil, false, nil
+	return lock, ok, nil
+}
+
+// Keep keeps the lock for another 60 s. An error says that it is lost.
+func (l *SweepLock) Keep(ctx context.Context) error {
+	if _, err := l.tx.Exec(ctx, sweepIdleSQL, pgx.QueryExecModeSimpleProtocol); err != nil {
+		return fmt.Errorf("store: the sweep's lock is lost: %w", err)
 	}
-	return unlock, true, nil
+	return nil
+}
+
+// Unlock gives it back.
+func (l *SweepLock) Unlock() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = l.tx.Rollback(ctx) // a connection that is broken holds no lock
 }
 
 // SweepPage looks at up to limit overdue rows after the cursor, in one transaction: what has no live job gets one, what
 // was being sent by a node whose lease ended is decided about and recorded.
 func (s *Store) SweepPage(ctx context.Context, after SweepCursor, limit int, abandoned AbandonedFunc) (page SweepPage, err error) {
-	err = s.inBatchTx(ctx, func(tx pgx.Tx) error {
+	err = s.inOrderedTx(ctx, func(tx pgx.Tx) error {
 		due := pgtype.Timestamptz{Time: after.Due, Valid: true}
 		if after.Due.IsZero() {
 			due = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
@@ -196,6 +217,7 @@ func (s *Store) SweepPage(ctx context.Context, after SweepCursor, limit int, aba
 		if err != nil {
 			return err
 		}
+		failpoint.Hit(failpoint.InSweepPage)
 		page.Skipped = lost - page.Requeued
 		page.Requeued += promoted
 		page.Last = page.Seen < limit
@@ -241,9 +263,9 @@ func (s *Store) SweepEnded(ctx context.Context, limit int, abandoned AbandonedFu
 	return reclaimed, requeued, more, nil
 }
 
-// reclaim locks expired claims by query, decides about them and records it, all in tx.
-func (s *Store) reclaim(ctx context.Context, tx pgx.Tx, abandoned AbandonedFunc, query string, arg any) ([]Attempt, error) {
-	rows, err := tx.Query(ctx, s.sql(query), arg)
+// reclaim locks claims by query, decides about them and records it, all in tx.
+func (s *Store) reclaim(ctx context.Context, tx pgx.Tx, abandoned AbandonedFunc, query string, args ...any) ([]Attempt, error) {
+	rows, err := tx.Query(ctx, s.sql(query), args...)
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,9 @@ type Options struct {
 	// is not set.
 	Durable bool
 
+	// Env is added to the environment of the server (NAME=value), for what only that reaches, such as LD_PRELOAD.
+	Env []string
+
 	// Log is where the output of an installation goes, see [Install].
 	// nil is os.Stderr.
 	Log io.Writer
@@ -67,6 +70,7 @@ type Server struct {
 	dir    string
 	port   int
 	cred   *syscall.Credential
+	env    []string
 
 	mu      sync.Mutex
 	process *os.Process // nil when it does not run
@@ -105,7 +109,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 
-	s := &Server{binDir: binDir, cred: cred}
+	s := &Server{binDir: binDir, cred: cred, env: o.Env}
 	if err := s.create(ctx, conf, o.Durable); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
@@ -328,6 +332,7 @@ func (s *Server) start(ctx context.Context) error {
 		"-c", "listen_addresses=127.0.0.1", "-c", "port="+strconv.Itoa(s.port),
 		"-c", "unix_socket_directories="+sockets, "-c", "cluster_name="+s.name())
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(cmd.Env, s.env...)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("pgtemp: start: %w", err)
 	}

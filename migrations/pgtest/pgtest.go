@@ -9,6 +9,9 @@
 //
 //	func TestMain(m *testing.M) { pgtest.Main(m) }
 //
+// When a test ends, what may not be in its database fails it: see the view
+// riverhook.problems, and [DB.MayHaveProblems].
+//
 // All databases are named riverhook_test_<UTC time>_<random>. What a killed
 // test process leaves on the server of TEST_DATABASE_URL is dropped by a test
 // process that starts there 6 hours or more later, and may be dropped by hand.
@@ -56,6 +59,8 @@ type DB struct {
 	URL    string        // of a role that owns the database
 	Pool   *pgxpool.Pool // of 20 connections at most
 	Schema string        // riverhook's: "riverhook"
+
+	unchecked bool
 }
 
 // Main runs a package's tests, drops and stops what pgtest made for them, and
@@ -136,6 +141,50 @@ func Server(t testing.TB, settings map[string]string) *pgtemp.Server {
 		}
 	})
 	return s
+}
+
+// unchecked says that this process's tests may leave problems behind.
+var unchecked bool
+
+// MayHaveProblems is [DB.MayHaveProblems] for all tests of the process: it is to
+// be called before [Main], with the reason.
+func MayHaveProblems(why string) {
+	if why == "" {
+		panic("pgtest: say why")
+	}
+	unchecked = true
+}
+
+// MayHaveProblems says that the test leaves behind what riverhook.problems would
+// name, and why: it writes by hand what the program never does.
+func (db *DB) MayHaveProblems(t testing.TB, why string) {
+	t.Helper()
+	if why == "" {
+		t.Fatal("pgtest: say why")
+	}
+	db.unchecked = true
+}
+
+// check fails the test if anything is in its database that may not be. A server
+// that the test stopped, and a schema without the view, have nothing to say.
+func (db *DB) check(ctx context.Context, t testing.TB) {
+	t.Helper()
+	if unchecked || db.unchecked || t.Skipped() {
+		return
+	}
+	var there bool
+	view := quote(db.Schema) + ".problems"
+	if err := db.Pool.QueryRow(ctx, "select to_regclass($1) is not null", view).Scan(&there); err != nil || !there {
+		return
+	}
+	rows, _ := db.Pool.Query(ctx, `select format('%s: delivery %s, job %s, since %s: %s', problem, delivery_id, job_id, since, detail) from `+view+` limit 20`)
+	found, err := pgx.CollectRows(rows, pgx.RowTo[string]) // the error of Query comes again
+	if err != nil {
+		t.Errorf("pgtest: look for problems: %v", err)
+	}
+	for _, problem := range found {
+		t.Errorf("the test leaves a problem behind: %s", problem)
+	}
 }
 
 // Exec runs a statement, and fails the test if that takes more than 30 seconds
@@ -301,11 +350,14 @@ func newDB(t testing.TB, server, template string) *DB {
 	if err := create(ctx, server, name, template); err != nil {
 		t.Fatal(err)
 	}
-	var pool *pgxpool.Pool
+	db := &DB{URL: dbURL, Schema: schema}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), adminTimeout)
 		defer cancel()
-		closePool(t, pool)
+		if db.Pool != nil {
+			db.check(ctx, t)
+		}
+		closePool(t, db.Pool)
 		if err := drop(ctx, server, name); err != nil {
 			if connectErr := (*pgconn.ConnectError)(nil); errors.As(err, &connectErr) {
 				t.Log(err) // the test stopped its server, the database goes with it
@@ -314,10 +366,10 @@ func newDB(t testing.TB, server, template string) *DB {
 			}
 		}
 	})
-	if pool, err = newPool(ctx, dbURL); err != nil {
+	if db.Pool, err = newPool(ctx, dbURL); err != nil {
 		t.Fatal(err)
 	}
-	return &DB{URL: dbURL, Pool: pool, Schema: schema}
+	return db
 }
 
 // closePool closes the pool, and fails the test instead of hanging if it kept a

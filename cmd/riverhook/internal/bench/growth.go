@@ -312,11 +312,11 @@ func (b *bench) grownSweep(ctx context.Context) error {
 		return err
 	}
 	// Serve sweeps at its start: it finds that somebody else does.
-	unlock, ok, err := store.New(b.database.pool, schema).LockSweep(ctx)
+	lock, ok, err := store.New(b.database.pool, schema).LockSweep(ctx)
 	if err != nil || !ok {
 		return fmt.Errorf("the sweep's lock: %w", err)
 	}
-	defer unlock()
+	defer lock.Unlock()
 	lead := sweepLead
 	if b.Quick {
 		lead /= 10
@@ -336,7 +336,7 @@ func (b *bench) grownSweep(ctx context.Context) error {
 			return err
 		}
 		b.note("growth.sweep_before", float64(requests.Load()-before)/time.Since(from).Seconds())
-		unlock()
+		lock.Unlock()
 		b.progress.step("sweeping")
 		before, from = requests.Load(), time.Now()
 		counts, err := b.sweep(ctx, schema)

@@ -70,6 +70,8 @@ const (
 	connectDelay = 2 * time.Second
 	// closeGrace is how long releases may go on after the last attempt has ended.
 	closeGrace = 5 * time.Second
+	// leaveTimeout is for telling the other nodes.
+	leaveTimeout = 3 * time.Second
 )
 
 // reindexed are River's indexes that a schema of ours still has.
@@ -90,10 +92,10 @@ type Node struct {
 const MinConns = 10
 
 // pools are separate, so that neither claims nor River's leadership wait for anything else.
-type pools struct{ river, batches, other, requests *pgxpool.Pool }
+type pools struct{ river, batches, other, requests, presence *pgxpool.Pool }
 
 func (p pools) close() {
-	for _, pool := range []*pgxpool.Pool{p.river, p.batches, p.other, p.requests} {
+	for _, pool := range []*pgxpool.Pool{p.river, p.batches, p.other, p.requests, p.presence} {
 		if pool != nil {
 			pool.Close()
 		}
@@ -109,7 +111,14 @@ func New(c Config) (*Node, error) {
 	other := max(2, c.MaxConns/5)
 	requests := max(2, c.MaxConns/5)
 	rivers := c.MaxConns - batches - other - requests - 1
-	if n.pools.batches, err = n.newPool("batches", batches, store.TuneForBatches); err == nil {
+	if !n.PollOnly {
+		rivers-- // what proves that this node lives
+		n.pools.presence, err = n.newPool("presence", 1, nil)
+	}
+	if err == nil {
+		n.pools.batches, err = n.newPool("batches", batches, store.TuneForBatches)
+	}
+	if err == nil {
 		n.pools.other, err = n.newPool("other", other, nil)
 	}
 	if err == nil {
@@ -239,7 +248,12 @@ func (n *Node) checkSchema(ctx context.Context) error {
 
 // deliver runs River's client until ctx ends. An error means that it could not be started.
 func (n *Node) deliver(ctx context.Context) error {
+	presence, err := n.enter(ctx)
+	if err != nil {
+		return err
+	}
 	w := worker.New(worker.Config{
+		Presence:   presence,
 		Store:      store.New(n.pools.batches, n.Schema),
 		Transport:  egress.NewTransport(n.newGuard(ctx)),
 		Log:        n.Log,
@@ -258,11 +272,7 @@ func (n *Node) deliver(ctx context.Context) error {
 
 		SendWithoutCredential: n.SendWithoutCredential,
 	})
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
-		defer cancel()
-		w.Close(ctx)
-	}()
+	defer n.keep(context.WithoutCancel(ctx), presence, w)()
 	if err := w.LoadPauses(ctx); err != nil {
 		return err
 	}
@@ -277,9 +287,11 @@ func (n *Node) deliver(ctx context.Context) error {
 	if _, err := client.Insert(ctx, sweeper.JobArgs{}, nil); err != nil {
 		n.Log.Warn("no sweep at the start", "error", err)
 	}
-	var isolation sync.WaitGroup
-	isolation.Go(func() { w.Isolate(ctx) })
-	defer isolation.Wait()
+	var loops sync.WaitGroup
+	loops.Go(func() { w.Isolate(ctx) })
+	watch := sweeper.NewWatch(sweeper.WatchConfig{Store: n.store, Sweeper: n.NewSweeper(), Log: n.Log, Node: n.ID, Interval: n.SweepInterval})
+	loops.Go(func() { watch.Run(ctx) })
+	defer loops.Wait()
 	ui, err := n.newUI(ctx, client)
 	if err != nil {
 		n.Log.Error("River UI is not available", "error", err)
@@ -296,9 +308,47 @@ func (n *Node) deliver(ctx context.Context) error {
 	return nil
 }
 
+// enter makes this node known to its peers. The presence is nil where it has none: only leases say whether it lives then.
+func (n *Node) enter(ctx context.Context) (*worker.Presence, error) {
+	try, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if n.PollOnly {
+		return nil, n.store.Register(try, n.ID, n.Version)
+	}
+	presence := worker.NewPresence(n.pools.presence, n.store, n.Log, n.ID, n.Version)
+	err := presence.Take(try)
+	if errors.Is(err, store.ErrPooler) {
+		n.Log.Warn("what a node held that dies waits for the end of its lease: set RIVERHOOK_POLL_ONLY=true behind a pooler", "error", err)
+		return nil, nil
+	}
+	return presence, err
+}
+
+// keep keeps this node known until the returned function is called, which closes the worker and says goodbye.
+func (n *Node) keep(ctx context.Context, presence *worker.Presence, w *worker.Worker) (leave func()) {
+	keeping, stop := context.WithCancel(ctx)
+	var kept sync.WaitGroup
+	if presence != nil {
+		kept.Go(func() { presence.Keep(keeping, w.EndAttempts) })
+	}
+	return func() {
+		defer stop()
+		closing, cancel := context.WithTimeout(ctx, closeGrace)
+		defer cancel()
+		w.Close(closing)
+		stop()
+		kept.Wait()
+		leaving, cancel := context.WithTimeout(ctx, leaveTimeout)
+		defer cancel()
+		if err := n.store.Leave(leaving, n.ID, w.LeftBehind()); err != nil {
+			n.Log.Warn("could not say goodbye to the other nodes: they take this one for dead", "error", err)
+		}
+	}
+}
+
 // NewSweeper is a sweeper on this node's pool for everything else.
 func (n *Node) NewSweeper() *sweeper.Sweeper {
-	return sweeper.New(sweeper.Config{Store: n.store, Policy: n.Policy, Log: n.Log})
+	return sweeper.New(sweeper.Config{Store: n.store, Policy: n.Policy, Log: n.Log, Node: n.ID})
 }
 
 func (n *Node) newRetention() *sweeper.Retention {
