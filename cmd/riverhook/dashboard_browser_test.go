@@ -255,7 +255,7 @@ func exhibit(t testing.TB, db *pgtest.DB) {
 		INSERT INTO riverhook.attempts (delivery_id, round, attempt, started_at, duration_ms, outcome, failure_kind, status_code, error, response_body, node)
 		SELECT id, 0, 1, created_at, 20 + 180 * random() * random(), CASE WHEN status = 'dead_letter' THEN 'permanent' ELSE 'succeeded' END,
 		       CASE WHEN status = 'dead_letter' THEN 'status' END, CASE WHEN status = 'dead_letter' THEN 422 ELSE 200 END,
-		       CASE WHEN status = 'dead_letter' THEN 'HTTP 422: {"error":"unknown customer"}' END, '{"ok":true}', 'web-1-' || (ARRAY['4f1c09aa', '77be01d2'])[1 + id % 2] FROM d`)
+		       CASE WHEN status = 'dead_letter' THEN 'HTTP 422: {"error":"unknown customer"}' END, '{"ok":true}', (ARRAY['web-1-4f1c09aa', 'web-2-77be01d2'])[1 + id % 2] FROM d`)
 	// Some that are tried again and again.
 	run(`WITH d AS (
 		INSERT INTO riverhook.deliveries (organization_id, endpoint_url, webhook_name, status, scheduled_for, created_at, attempt_count, last_status_code, last_error, payload)
@@ -271,7 +271,7 @@ func exhibit(t testing.TB, db *pgtest.DB) {
 		VALUES ('acme', 'https://crm.example.net/v1/customers', 'Customer changed', 'run-5001', 'crm', 'dead_letter', 1, NULL, now() - interval '50 minutes', now() - interval '4 minutes', 2, 422, 'HTTP 422: {"error":"unknown customer"}',
 		        '{"event":"customer.changed","customer":{"id":1093,"name":"Ada","tags":["vip","newsletter"],"address":{"city":"Graz","country":"AT"}}}', '[{"key":"X-Tenant","value":"acme"},{"key":"Authorization","value":"x"}]', gen_random_uuid()) RETURNING id)
 		INSERT INTO riverhook.attempts (delivery_id, round, attempt, started_at, duration_ms, outcome, failure_kind, status_code, error, response_body, node)
-		SELECT id, v.round, v.attempt, now() - v.ago::interval, v.ms, v.outcome, v.kind, v.code, v.error, convert_to(v.body, 'UTF8'), 'web-1-77be01d2' FROM d, (VALUES
+		SELECT id, v.round, v.attempt, now() - v.ago::interval, v.ms, v.outcome, v.kind, v.code, v.error, convert_to(v.body, 'UTF8'), 'web-2-77be01d2' FROM d, (VALUES
 		   (0, 1, '50 minutes', 214, 'permanent', 'status', 422, 'HTTP 422: {"error":"unknown customer"}', '{"error":"unknown customer","hint":"<b>create it first</b>"}'),
 		   (1, 1, '5 minutes', 30000, 'transient', 'timeout', NULL, 'no answer within 30s', NULL),
 		   (1, 2, '4 minutes', 187, 'permanent', 'status', 422, 'HTTP 422: {"error":"unknown customer"}', '{"error":"unknown customer","hint":"<b>create it first</b>"}')) v (round, attempt, ago, ms, outcome, kind, code, error, body)`)
@@ -285,6 +285,7 @@ func exhibit(t testing.TB, db *pgtest.DB) {
 	run(`INSERT INTO riverhook.signing_secrets (secret_uuid, organization_id, endpoint_origin, sealed, created_at, expires_at) VALUES
 		(gen_random_uuid(), 'acme', NULL, '\x00', now() - interval '2 hours', NULL), (gen_random_uuid(), 'acme', NULL, '\x00', now() - interval '90 days', now() + interval '22 hours'),
 		(gen_random_uuid(), 'globex', 'https://hooks.example.com', '\x00', now() - interval '90 days', now() - interval '1 day')`)
+	run(`INSERT INTO riverhook.nodes (node, version, started_at, seen_at) VALUES ('web-1-4f1c09aa', 'v1.0.0', now() - interval '3 days', now() + interval '5 seconds'), ('web-2-77be01d2', 'v1.0.0', now() - interval '3 days', now() + interval '5 seconds')`)
 	run(`INSERT INTO riverhook.tokens (prefix, hash, name, scope, organization_id, created_by, created_at, last_used_at, expires_at, revoked_at) VALUES
 		('rvh_0a1b2c3d4e5f', sha256('a'), 'shop backend', 'enqueue', 'acme', 'RIVERHOOK_API_TOKEN', now() - interval '40 days', now() - interval '20 seconds', NULL, NULL),
 		('rvh_5f4e3d2c1b0a', sha256('b'), 'support', 'operate', NULL, 'RIVERHOOK_API_TOKEN', now() - interval '8 days', now() - interval '2 hours', now() + interval '82 days', NULL),

@@ -273,7 +273,8 @@ func TestDashboardPages(t *testing.T) {
 	assert.Contains(t, overview, "1 dead letters")
 	assert.Contains(t, overview, "https://acme.example")
 	assert.Contains(t, overview, "paused by hand")
-	assert.Contains(t, overview, "node-1")
+	assert.Contains(t, overview, pgtest.Scalar[string](t, db, `SELECT node FROM riverhook.nodes`))
+	assert.Contains(t, overview, "alive")
 	assert.Contains(t, v.get(t, "/dead-letters").text, "HTTP 500: acme")
 	for _, asset := range regexp.MustCompile(`(?:src|href)="(/assets/[^"]+)"`).FindAllStringSubmatch(overview, -1) {
 		assert.Equal(t, 200, v.get(t, asset[1]).status, asset[1])

@@ -298,3 +298,35 @@ func (s *Store) ReclaimedAll(ctx context.Context, nodes []string) error {
 	}
 	return nil
 }
+
+// NodeRow is a node as people see it.
+type NodeRow struct {
+	Node      string
+	Version   string
+	StartedAt time.Time
+	SeenAt    time.Time  // when it last looked after its peers
+	DeadAt    *time.Time // since when it is known not to be there
+	Now       time.Time  // the database's clock
+}
+
+const nodesSQL = `
+SELECT n.node, n.version, n.started_at, n.seen_at, n.dead_at, now()
+  FROM {schema}.nodes n
+ ORDER BY n.dead_at IS NOT NULL, n.seen_at DESC, n.node
+ LIMIT 1000`
+
+// Nodes are the running nodes, and those of the last hour that did not stop in order, the living first: 1,000 at most.
+func (s *Store) Nodes(ctx context.Context) ([]NodeRow, error) {
+	rows, err := s.db.Query(ctx, s.sql(nodesSQL))
+	if err != nil {
+		return nil, fmt.Errorf("store: nodes: %w", err)
+	}
+	nodes, err := pgx.CollectRows(rows, pgx.RowToStructByPos[NodeRow])
+	if err != nil {
+		return nil, fmt.Errorf("store: nodes: %w", err)
+	}
+	for i := range nodes {
+		utc(&nodes[i].StartedAt, &nodes[i].SeenAt, nodes[i].DeadAt, &nodes[i].Now)
+	}
+	return nodes, nil
+}

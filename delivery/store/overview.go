@@ -25,8 +25,6 @@ const (
 	maxDeadLetterGroups = 200
 	// deadLetterError is how much of last_error makes a group, in characters.
 	deadLetterError = 80
-	// nodeRows is how many deliveries, the newest, are asked which nodes there are.
-	nodeRows = 1000
 )
 
 // Minute is what ended within a minute.
@@ -282,40 +280,4 @@ func (s *Store) DeadLetters(ctx context.Context, organization string) (d DeadLet
 	d.More = d.More || d.Looked == DeadLetterRows
 	utc(&d.At)
 	return d, nil
-}
-
-// SeenNode is a node, and when a delivery had to do with it last.
-type SeenNode struct {
-	Node   string
-	SeenAt time.Time
-}
-
-const seenNodesSQL = `
-WITH recent AS MATERIALIZED (
-    SELECT d.id, d.claimed_by, d.updated_at FROM {schema}.deliveries d ORDER BY d.id DESC LIMIT $1
-)
-SELECT n.node, max(n.seen)
-  FROM (SELECT r.claimed_by, r.updated_at FROM recent r WHERE r.claimed_by IS NOT NULL
-         UNION ALL
-        SELECT a.node, a.started_at
-          FROM recent r CROSS JOIN LATERAL (SELECT a.node, a.started_at FROM {schema}.attempts a WHERE a.delivery_id = r.id OFFSET 0) a) n (node, seen)
- GROUP BY n.node
- ORDER BY max(n.seen) DESC, n.node
- LIMIT 100`
-
-// SeenNodes are the nodes that had to do with the newest deliveries, the last one first.
-func (s *Store) SeenNodes(ctx context.Context) ([]SeenNode, error) {
-	rows, err := s.db.Query(ctx, s.sql(seenNodesSQL), nodeRows)
-	if err != nil {
-		return nil, fmt.Errorf("store: nodes: %w", err)
-	}
-	nodes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (n SeenNode, err error) {
-		err = row.Scan(&n.Node, &n.SeenAt)
-		utc(&n.SeenAt)
-		return n, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("store: nodes: %w", err)
-	}
-	return nodes, nil
 }

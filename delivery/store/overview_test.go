@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -72,10 +73,13 @@ func TestOverview(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, groups.Groups)
 
-	nodes, err := b.store.SeenNodes(t.Context())
+	b.Exec(t, `INSERT INTO riverhook.nodes (node, version, seen_at, dead_at) VALUES ('gone', 'v1', now(), now()), ('here', 'v2', now() - interval '1 second', NULL)`)
+	nodes, err := b.store.Nodes(t.Context())
 	require.NoError(t, err)
-	require.Len(t, nodes, 1)
-	assert.Equal(t, "node-a", nodes[0].Node)
+	require.Len(t, nodes, 2)
+	assert.Equal(t, []string{"here", "gone"}, []string{nodes[0].Node, nodes[1].Node}, "the living first")
+	assert.NotNil(t, nodes[1].DeadAt)
+	assert.GreaterOrEqual(t, nodes[0].Now.Sub(nodes[0].SeenAt), time.Second)
 }
 
 // A busy minute is not counted to its end: what was counted says about how many there are.
@@ -97,4 +101,42 @@ func TestOverviewOfABusyMinute(t *testing.T) {
 	assert.True(t, busy.About)
 	assert.InEpsilon(t, 15_000, busy.Succeeded, 0.01)
 	assert.InEpsilon(t, 5_000, busy.Canceled, 0.01)
+}
+
+// However much has been going on, a bounded part of it is looked at.
+func TestOverviewOfMany(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	statements := &recorder{}
+	config, err := pgxpool.ParseConfig(b.URL)
+	require.NoError(t, err)
+	store.TuneForRequests(config)
+	config.ConnConfig.Tracer = statements
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	defer pool.Close()
+	st := store.New(pool, b.Schema)
+	const many, minutes = 60_000, 3
+	b.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, organization_id, status, scheduled_for, finished_at, last_error)
+		SELECT 'http://a/', CASE WHEN i % 1000 = 0 THEN 'rare' ELSE 'often' END, CASE WHEN i % 2 = 0 THEN 'dead_letter' ELSE 'succeeded' END, NULL,
+		       date_trunc('minute', now()) - interval '6 minutes' + i * interval '3 milliseconds', 'HTTP 500: ' || i % 1000
+		  FROM generate_series(0, $1 - 1) i`, many)
+	b.Exec(t, `VACUUM ANALYZE riverhook.deliveries`)
+	for organization, most := range map[string]int{"": 2 * store.RecentRows, "often": 2 * store.RecentRows, "rare": 300} {
+		o, err := st.Overview(t.Context(), organization)
+		require.NoError(t, err)
+		assert.LessOrEqual(t, o.Recent, int64(store.RecentRows))
+		plan := statements.explain(t, b, "EXPLAIN (ANALYZE, TIMING OFF) ")
+		// Of each minute 2,000 of both indexes.
+		assert.LessOrEqual(t, rowsScanned(t, plan), (minutes+1)*2*2000+most, "%q:\n%s", organization, plan)
+		assert.Contains(t, plan, "deliveries_done_idx")
+		assert.Contains(t, plan, "deliveries_dead_letter_idx")
+
+		d, err := st.DeadLetters(t.Context(), organization)
+		require.NoError(t, err)
+		assert.Equal(t, organization != "rare", d.More)
+		assert.LessOrEqual(t, len(d.Groups), 200)
+		plan = statements.explain(t, b, "EXPLAIN (ANALYZE, TIMING OFF) ")
+		assert.LessOrEqual(t, rowsScanned(t, plan), store.DeadLetterRows, "%q:\n%s", organization, plan)
+	}
 }

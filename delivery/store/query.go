@@ -699,7 +699,9 @@ func (s *Store) inQueryTx(ctx context.Context, o pgx.TxOptions, do func(context.
 	}
 	err := pgx.BeginTxFunc(ctx, s.db, o, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = %d; `+
-			`SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off`,
+			`SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off; `+
+			// A status is a value: only a plan that is made for it can use the indexes on one status.
+			`SET LOCAL plan_cache_mode = force_custom_plan`,
 			within.Milliseconds(), min(within, rowLockTimeout).Milliseconds()))
 		if err != nil {
 			return err

@@ -35,7 +35,7 @@ const (
 	// turnTimeout is how long a page waits for its turn before it is told to come back.
 	turnTimeout = 5 * time.Second
 	// countsWait is how long the first visitor waits for counts. Later ones get those that there are.
-	countsWait = 5 * time.Second
+	countsWait = 2 * time.Second
 	// maxForm bounds what a form may hold, in bytes.
 	maxForm = 64 << 10
 )

@@ -47,7 +47,7 @@ type overviewData struct {
 	Overview *store.Overview
 	Chart    *chartData
 	Held     *heldBack
-	Nodes    []store.SeenNode
+	Nodes    []store.NodeRow
 	All      bool // organizations
 	Operate  bool
 }
@@ -68,7 +68,7 @@ func (d *Dashboard) showOverview(ctx context.Context, v *visit) (answer, error) 
 		return answer{}, err
 	}
 	if data.All { // a node belongs to no organization
-		if data.Nodes, err = d.reads.SeenNodes(ctx); err != nil {
+		if data.Nodes, err = d.reads.Nodes(ctx); err != nil {
 			return answer{}, err
 		}
 	}

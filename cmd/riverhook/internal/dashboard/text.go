@@ -20,7 +20,7 @@ import (
 var functions = template.FuncMap{
 	"ago": ago, "until": until, "stamp": stamp, "iso": iso, "number": number, "length": length, "millis": millis, "percent": percent,
 	"text": text, "visible": visible, "short": func(n int, s string) string { return visible(cut(s, n)) }, "word": word, "because": because,
-	"held": func(h *heldBack, now time.Time) heldData { return heldData{h, now} }, "state": state, "paused": paused, "body": body,
+	"held": func(h *heldBack, now time.Time) heldData { return heldData{h, now} }, "state": state, "paused": paused, "body": body, "life": life,
 	"of":    func(counts map[delivery.Status]int64, status string) int64 { return counts[delivery.Status(status)] },
 	"query": query,
 }
@@ -238,4 +238,18 @@ func body(raw []byte) string { return visible(string(raw)) }
 type heldData struct {
 	Held *heldBack
 	Now  time.Time
+}
+
+// silentAfter is how long a node, which looks after its peers every few seconds, may not do so before a page says it.
+const silentAfter = 30 * time.Second
+
+// life says whether a node is there.
+func life(n store.NodeRow) stateOf {
+	switch {
+	case n.DeadAt != nil:
+		return stateOf{"dead_letter", "gone"}
+	case n.Now.Sub(n.SeenAt) > silentAfter:
+		return stateOf{"held", "silent"}
+	}
+	return stateOf{"succeeded", "alive"}
 }
