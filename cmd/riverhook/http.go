@@ -200,7 +200,7 @@ func (web *web) serveUI(w http.ResponseWriter, r *http.Request) {
 	}
 	token := auth.FromRequest(r)
 	if token == "" {
-		token = dashboard.Token(r)
+		token = web.dashboard.Token(r)
 	}
 	identity, err := web.auth.Authenticate(r.Context(), auth.RemoteAddr(r), token)
 	switch {

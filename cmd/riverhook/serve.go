@@ -28,7 +28,7 @@ type serveCmd struct {
 	policyFlags
 	logFlags
 	Migrate             bool      `help:"Bring the database's schema up first, as \"riverhook migrate up\" does."`
-	Listen              string    `env:"RIVERHOOK_LISTEN" default:"127.0.0.1:8090" help:"Address of the HTTP listener: API, /docs, /healthz, /readyz and River UI (default ${default}). Any other than a loopback address takes a token first."`
+	Listen              string    `env:"RIVERHOOK_LISTEN" default:"127.0.0.1:8090" help:"Address of the HTTP listener: dashboard, API, /docs, /healthz, /readyz and River UI (default ${default}). Any other than a loopback address takes a token first."`
 	PublicURL           publicURL `env:"RIVERHOOK_PUBLIC_URL" placeholder:"URL" help:"How clients reach the listener, such as https://hooks.example.com: requests for another host are refused (default: loopback names, and the address itself)."`
 	Concurrency         int       `env:"RIVERHOOK_CONCURRENCY" default:"2000" help:"Attempts in flight (default ${default})."`
 	EndpointConcurrency int       `env:"RIVERHOOK_ENDPOINT_CONCURRENCY" default:"100" help:"Attempts in flight of a receiver that does not answer, per node; one that answers may use what is free (default ${default})."`

@@ -84,7 +84,7 @@ func newChart(class string, size int, minutes []store.Minute, highest int64) cha
 			y -= h
 			c.Bars = append(c.Bars, bar{coordinate(x + width*0.1), coordinate(y), coordinate(width * 0.8), coordinate(h), part.class})
 		}
-		if m.At.Minute()%15 == 0 {
+		if m.At.Minute()%15 == 0 && x < float64(size)-24 { // where its text has room
 			c.Times = append(c.Times, mark{coordinate(x + width/2), m.At.UTC().Format("15:04")})
 		}
 	}

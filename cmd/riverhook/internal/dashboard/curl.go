@@ -1,8 +1,10 @@
 package dashboard
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
+	"unicode/utf16"
 
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/store"
@@ -32,7 +34,7 @@ func curl(row store.Row, headers []delivery.Header) (command, note string) {
 	}
 	switch row.HTTPMethod {
 	case http.MethodPost, http.MethodPut, http.MethodPatch:
-		lines = append(lines, "--data-raw "+quote(string(row.Payload)))
+		lines = append(lines, "--data-raw "+quote(escaped(row.Payload)))
 	}
 	note = "Without the headers that sign and identify the delivery"
 	if row.CredentialUUID != nil {
@@ -43,3 +45,21 @@ func curl(row store.Row, headers []delivery.Header) (command, note string) {
 
 // quote is s as a shell takes it for one word.
 func quote(s string) string { return "'" + strings.ReplaceAll(visible(s), "'", `'\''`) + "'" }
+
+// escaped is JSON of the same meaning in which everything can be seen: what stands outside of its texts is white space, and
+// in them every character may be an escape.
+func escaped(payload []byte) string {
+	var out strings.Builder
+	for _, r := range string(payload) {
+		switch {
+		case r == '\r':
+		case !hidden(r):
+			out.WriteRune(r)
+		default:
+			for _, unit := range utf16.Encode([]rune{r}) {
+				fmt.Fprintf(&out, `\u%04x`, unit)
+			}
+		}
+	}
+	return out.String()
+}

@@ -23,16 +23,18 @@ const (
 )
 
 // Token is the token of whoever is logged in; empty: nobody. It is looked up with each request, so that nobody stays logged
-// in whose token was revoked, whichever node answers.
-func Token(r *http.Request) string {
-	for _, name := range []string{secureCookie, plainCookie} {
-		if cookie, err := r.Cookie(name); err == nil {
-			if token, err := base64.RawURLEncoding.DecodeString(cookie.Value); err == nil { // the setting's may have any character
-				return string(token)
-			}
-		}
+// in whose token was revoked, whichever node answers. Over https, the other cookie counts for nothing: a neighbour's page
+// could have set it.
+func (d *Dashboard) Token(r *http.Request) string {
+	cookie, err := r.Cookie(d.cookie(r).Name)
+	if err != nil {
+		return ""
 	}
-	return ""
+	token, err := base64.RawURLEncoding.DecodeString(cookie.Value) // the setting's may have any character
+	if err != nil {
+		return ""
+	}
+	return string(token)
 }
 
 // encrypted says whether the browser got here by https.
@@ -102,7 +104,7 @@ func (d *Dashboard) loginPage(w http.ResponseWriter, r *http.Request) {
 	next := localPath(r.URL.Query().Get("next"))
 	ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
 	defer cancel()
-	if token := Token(r); token != "" {
+	if token := d.Token(r); token != "" {
 		if _, err := d.Auth.Authenticate(ctx, auth.RemoteAddr(r), token); err == nil {
 			http.Redirect(w, r, next, http.StatusSeeOther)
 			return

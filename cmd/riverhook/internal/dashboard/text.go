@@ -110,11 +110,11 @@ func ago(now, t time.Time) string {
 	d := now.Sub(t)
 	switch {
 	case d < -2*time.Second:
-		return "in " + length(-d)
+		return "in " + roughly(-d)
 	case d < 2*time.Second:
 		return "just now"
 	}
-	return length(d) + " ago"
+	return roughly(d) + " ago"
 }
 
 // until is how long after now a time is.
@@ -142,6 +142,19 @@ func length(d time.Duration) string {
 		return two(int(d.Hours()), "h", int(d.Minutes())%60, "min")
 	}
 	return two(int(d.Hours())/24, "d", int(d.Hours())%24, "h")
+}
+
+// roughly is a time in one unit.
+func roughly(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d d", int(d.Hours())/24)
 }
 
 func two(a int, unit string, b int, smaller string) string {
