@@ -269,7 +269,7 @@ func exhibit(t testing.TB, db *pgtest.DB) {
 	run(`WITH d AS (
 		INSERT INTO riverhook.deliveries (organization_id, endpoint_url, webhook_name, workflow_run_id, webhook_node_id, status, round, scheduled_for, created_at, finished_at, attempt_count, last_status_code, last_error, payload, custom_headers, credential_uuid)
 		VALUES ('acme', 'https://crm.example.net/v1/customers', 'Customer changed', 'run-5001', 'crm', 'dead_letter', 1, NULL, now() - interval '50 minutes', now() - interval '4 minutes', 2, 422, 'HTTP 422: {"error":"unknown customer"}',
-		        '{"event":"customer.changed","customer":{"id":1093,"name":"Ada","tags":["vip","newsletter"],"address":{"city":"Graz","country":"AT"}}}', '[{"key":"X-Tenant","value":"acme"},{"key":"Authorization","value":"x"}]', gen_random_uuid()) RETURNING id)
+		        '{"event":"customer.changed","customer":{"id":1093,"plan":"team","tags":["trial","newsletter"],"address":{"city":"Graz","country":"AT"}}}', '[{"key":"X-Tenant","value":"acme"},{"key":"Authorization","value":"x"}]', gen_random_uuid()) RETURNING id)
 		INSERT INTO riverhook.attempts (delivery_id, round, attempt, started_at, duration_ms, outcome, failure_kind, status_code, error, response_body, node)
 		SELECT id, v.round, v.attempt, now() - v.ago::interval, v.ms, v.outcome, v.kind, v.code, v.error, convert_to(v.body, 'UTF8'), 'web-2-77be01d2' FROM d, (VALUES
 		   (0, 1, '50 minutes', 214, 'permanent', 'status', 422, 'HTTP 422: {"error":"unknown customer"}', '{"error":"unknown customer","hint":"<b>create it first</b>"}'),
