@@ -72,7 +72,7 @@ func (c Counts) Changed() bool { return c.Requeued+c.Reclaimed > 0 }
 // this schema runs, on whatever node. On an error the counts say what was done before it.
 func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 	var total Counts
-	lock, ok, err := s.store.LockSweep(ctx)
+	lock, held, ok, err := s.store.LockSweep(ctx)
 	if err != nil {
 		return total, fmt.Errorf("sweeper: %w", err)
 	}
@@ -80,6 +80,7 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 		return total, ErrRunning
 	}
 	defer lock.Unlock()
+	ctx = held
 
 	for more := true; more; {
 		var reclaimed []store.Attempt
@@ -108,9 +109,6 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 		total.Held += page.Held
 		total.Skipped += page.Skipped
 		s.reclaimed(ctx, &total, page.Reclaimed)
-		if err := lock.Keep(ctx); err != nil {
-			return total, fmt.Errorf("sweeper: %w", err)
-		}
 	}
 	if s.node != "" {
 		if err := s.store.Swept(ctx, s.node); err != nil {

@@ -128,7 +128,7 @@ func TestOneSweepDrains(t *testing.T) {
 func TestOneSweepAtATime(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	lock, ok, err := store.New(db.Pool, db.Schema).LockSweep(context.Background())
+	lock, _, ok, err := store.New(db.Pool, db.Schema).LockSweep(context.Background())
 	require.NoError(t, err)
 	require.True(t, ok)
 	_, err = newSweeper(db).Sweep(context.Background())

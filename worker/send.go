@@ -68,6 +68,7 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 			}
 			egress.BeginBefore(info.Conn, begun.Add(w.timeout))
 			connected.Store(true)
+			failpoint.Hit(failpoint.BeforeWrite)
 		},
 	}))
 	r, dropped, err := newRequest(traced, d, w.headers, w.maxPayload, o)

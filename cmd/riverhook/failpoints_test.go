@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"net/http"
@@ -59,6 +60,15 @@ func (a *arrivals) total() (n int) {
 	return n
 }
 
+// failing is the path of a binary with failpoints.
+func failing(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "riverhook")
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-tags", "failpoints", "-o", binary, ".").CombinedOutput() //nolint:gosec // ours
+	require.NoError(t, err, "%s", out)
+	return binary
+}
+
 // killAt runs "riverhook serve" of the tagged binary until it has died at the point.
 func killAt(t *testing.T, binary string, db *pgtest.DB, point failpoint.Point, pass int) {
 	t.Helper()
@@ -91,13 +101,10 @@ const ledgerSQL = `SELECT concat_ws(' ', round || '.' || attempt, outcome, statu
 // the ledger says, exactly.
 func TestFailpoints(t *testing.T) {
 	t.Parallel()
-	binary := filepath.Join(t.TempDir(), "riverhook")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-tags", "failpoints", "-o", binary, ".").CombinedOutput() //nolint:gosec // ours
-	require.NoError(t, err, "%s", out)
-
+	binary := failing(t)
 	bad := exec.CommandContext(t.Context(), binary, "version") //nolint:gosec // ours
 	bad.Env = append(os.Environ(), "RIVERHOOK_FAILPOINT=nowhere")
-	out, err = bad.CombinedOutput()
+	out, err := bad.CombinedOutput()
 	require.Error(t, err)
 	assert.Contains(t, string(out), "after-claim")
 
@@ -117,6 +124,10 @@ func TestFailpoints(t *testing.T) {
 			state{"succeeded claim 1 attempts 1", []string{"0.1 succeeded 200"}, []string{"1"}, none},
 		},
 		failpoint.AfterClaim: {
+			state{claimed, none, none, left},
+			state{"succeeded claim 3 attempts 2", []string{"0.1 abandoned", "0.2 succeeded 200"}, []string{"2"}, none},
+		},
+		failpoint.BeforeWrite: {
 			state{claimed, none, none, left},
 			state{"succeeded claim 3 attempts 2", []string{"0.1 abandoned", "0.2 succeeded 200"}, []string{"2"}, none},
 		},
@@ -281,6 +292,52 @@ func killedAfterSweepPage(t *testing.T, binary string) {
 	assert.Equal(t, rest, r.total())
 	assert.Equal(t, 5*page+rest, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.attempts`))
 	assert.Equal(t, 0, on(t, db.URL, "check", "--all", "--grace", "0").code)
+}
+
+// A node that is stopped between claim and first byte, until its lease is over and somebody else has sent what it had
+// claimed, sends nothing when it goes on.
+func TestStoppedNodeDoesNotSendLate(t *testing.T) {
+	t.Parallel()
+	binary := failing(t)
+	for _, point := range []failpoint.Point{failpoint.AfterClaim, failpoint.BeforeWrite} {
+		t.Run(string(point), func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			r := newArrivals(t, nil)
+			c := exec.Command(binary, "serve") //nolint:gosec,noctx // ours; it is ended below
+			c.Env = []string{
+				"RIVERHOOK_DATABASE_URL=" + db.URL, "RIVERHOOK_LISTEN=127.0.0.1:0", "RIVERHOOK_TIMEOUT=1s", "RIVERHOOK_LEASE=3s",
+				"RIVERHOOK_DB_MAX_CONNS=10", "RIVERHOOK_EGRESS_ALLOW=127.0.0.0/8", "RIVERHOOK_FAILPOINT=stop:" + string(point),
+			}
+			stderr, err := c.StderrPipe()
+			require.NoError(t, err)
+			require.NoError(t, c.Start())
+			t.Cleanup(func() { _ = c.Process.Kill() })
+			stopped, drained := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(drained)
+				for scanner := bufio.NewScanner(stderr); scanner.Scan(); {
+					if strings.HasPrefix(scanner.Text(), "failpoint ") {
+						close(stopped)
+					}
+				}
+			}()
+			uuid := pgtest.Scalar[string](t, db, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ($1) RETURNING delivery_uuid::text`, r.URL)
+			select {
+			case <-stopped:
+			case <-time.After(30 * time.Second):
+				t.Fatal("it did not come to the point")
+			}
+			serve(t, db.URL, true)
+			eventually(t, db, "succeeded", `SELECT status FROM riverhook.deliveries`)
+			require.NoError(t, c.Process.Signal(syscall.SIGCONT))
+			require.NoError(t, c.Process.Signal(syscall.SIGTERM)) // it ends what it had begun
+			<-drained
+			_ = c.Wait()
+			assert.Equal(t, []string{"2"}, r.of(uuid))
+			assert.Equal(t, []string{"0.1 abandoned", "0.2 succeeded 200"}, pgtest.Column[string](t, db, ledgerSQL, int64(1)))
+		})
+	}
 }
 
 // Without the tag, a failpoint costs nothing: there is no call.

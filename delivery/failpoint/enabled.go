@@ -10,18 +10,24 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 )
 
 var (
 	armed  Point // set before anything runs
 	at     int64
+	signal os.Signal = syscall.SIGKILL
 	passes atomic.Int64
 )
 
-// Arm has the process killed at a point: "after-claim", or "after-claim:3" for the third pass. "" is never.
+// Arm has the process killed at a point: "after-claim", or "after-claim:3" for the third pass. "stop:after-claim" has it
+// stopped instead, until it gets SIGCONT. "" is never.
 func Arm(spec string) error {
 	if spec == "" {
 		return nil
+	}
+	if rest, ok := strings.CutPrefix(spec, "stop:"); ok {
+		spec, signal = rest, syscall.SIGSTOP
 	}
 	name, count, counted := strings.Cut(spec, ":")
 	if !slices.Contains(Points, Point(name)) {
@@ -38,7 +44,7 @@ func Arm(spec string) error {
 	return nil
 }
 
-// Hit kills the process, as kill -9 does, when it is to die here. It does not return then.
+// Hit kills the process, as kill -9 does, when it is to die here, and does not return then; or it stops it for a while.
 func Hit(p Point) {
 	if p != armed || passes.Add(1) != at {
 		return
@@ -46,12 +52,14 @@ func Hit(p Point) {
 	fmt.Fprintf(os.Stderr, "failpoint %s\n", p)
 	process, err := os.FindProcess(os.Getpid())
 	if err == nil {
-		err = process.Kill()
+		err = process.Signal(signal)
 	}
 	if err != nil {
 		panic(err)
 	}
-	select {} // the signal is on its way
+	if signal == syscall.SIGKILL {
+		select {} // it is on its way
+	}
 }
 
 // Trace is trace with AfterWrite in it.

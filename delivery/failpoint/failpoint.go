@@ -7,6 +7,7 @@ type Point string
 const (
 	AfterFetch    Point = "after-fetch"    // River has handed over the job; nothing was claimed
 	AfterClaim    Point = "after-claim"    // the claim is committed; nothing was sent
+	BeforeWrite   Point = "before-write"   // there is a connection; nothing was written
 	AfterWrite    Point = "after-write"    // the request was given to the connection: the beginning of a large one is out, nothing of one below 4 KB
 	AfterResponse Point = "after-response" // the answer's head is there
 	BeforeRecord  Point = "before-record"  // the outcome is decided; nothing of it is in the database
@@ -17,4 +18,4 @@ const (
 )
 
 // Points are all of them.
-var Points = []Point{AfterFetch, AfterClaim, AfterWrite, AfterResponse, BeforeRecord, AfterRecord, InSweepPage, AfterSweepPage}
+var Points = []Point{AfterFetch, AfterClaim, BeforeWrite, AfterWrite, AfterResponse, BeforeRecord, AfterRecord, InSweepPage, AfterSweepPage}

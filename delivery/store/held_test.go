@@ -106,7 +106,7 @@ func TestLetPass(t *testing.T) {
 func TestSweepLockHoldsBackNoVacuum(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	lock, ok, err := store.New(db.Pool, db.Schema).LockSweep(context.Background())
+	lock, _, ok, err := store.New(db.Pool, db.Schema).LockSweep(context.Background())
 	require.NoError(t, err)
 	require.True(t, ok)
 	defer lock.Unlock()

@@ -51,7 +51,8 @@ func schemaNames(schema string) *strings.Replacer {
 // little about each other (a table that was empty a moment ago has a million due rows now), so no plan may go through the
 // table. statement_timeout is below the callers' own: what the server ends, it has not done.
 const batchSettings = `SET {local}enable_seqscan = off; SET {local}enable_hashjoin = off; SET {local}enable_mergejoin = off;
-SET {local}jit = off; SET {local}plan_cache_mode = {plans}; SET {local}statement_timeout = '{timeout}'`
+SET {local}jit = off; SET {local}plan_cache_mode = {plans}; SET {local}statement_timeout = '{timeout}';
+SET {local}idle_in_transaction_session_timeout = '8s'`
 
 // settings are batchSettings for a session or, with local, for a transaction. A session's statements are planned once:
 // there is one way to reach the rows of a list, and planning took as long as a small batch itself. Those of a transaction

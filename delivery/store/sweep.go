@@ -156,45 +156,69 @@ const sweepLockSQL = `SELECT pg_try_advisory_xact_lock('{schema}.deliveries'::re
 // AbandonedFunc decides about an attempt whose node died.
 type AbandonedFunc func(*delivery.Delivery) Attempt
 
-// sweepIdleSQL bounds how long a sweep may leave its lock alone: one whose process was stopped must not keep the others from
-// sweeping.
-const sweepIdleSQL = `SET LOCAL idle_in_transaction_session_timeout = '60s'`
-
 // SweepLock keeps two sweeps apart. It is a transaction that does nothing else, so that it holds back no vacuum and works
 // through a pooler too.
-type SweepLock struct{ tx pgx.Tx }
+type SweepLock struct {
+	tx     pgx.Tx
+	cancel context.CancelFunc
+	kept   chan struct{} // closed when nobody keeps it any more
+}
 
-// LockSweep takes the lock. ok is false when another sweep runs.
-func (s *Store) LockSweep(ctx context.Context) (lock *SweepLock, ok bool, err error) {
+// sweepIdleSQL is how long a lock holds that nobody keeps: a process that was stopped in the middle of its sweep must not
+// keep the others from sweeping.
+const sweepIdleSQL = `SET LOCAL idle_in_transaction_session_timeout = '8s'`
+
+// keepInterval is between two times that a lock is kept, keepTimeout for one.
+const keepInterval, keepTimeout = 2 * time.Second, 5 * time.Second
+
+// LockSweep takes the lock. ok is false when another sweep runs. The context ends when the lock is lost.
+func (s *Store) LockSweep(ctx context.Context) (lock *SweepLock, held context.Context, ok bool, err error) {
 	tx, err := s.db.Begin(ctx)
 	if err != nil {
-		return nil, false, fmt.Errorf("store: lock the sweep: %w", err)
+		return nil, nil, false, fmt.Errorf("store: lock the sweep: %w", err)
 	}
-	lock = &SweepLock{tx}
-	if err = lock.Keep(ctx); err == nil {
-		// The simple protocol: the extended one leaves a portal behind, whose snapshot would hold back vacuum until Unlock.
+	lock = &SweepLock{tx: tx, cancel: func() {}, kept: make(chan struct{})}
+	// The simple protocol: the extended one leaves a portal behind, whose snapshot would hold back vacuum until Unlock.
+	if _, err = tx.Exec(ctx, sweepIdleSQL, pgx.QueryExecModeSimpleProtocol); err == nil {
 		err = tx.QueryRow(ctx, s.sql(sweepLockSQL), pgx.QueryExecModeSimpleProtocol).Scan(&ok)
 	}
 	if err != nil || !ok {
+		close(lock.kept)
 		lock.Unlock()
-		lock = nil
+		if err != nil {
+			err = fmt.Errorf("store: lock the sweep: %w", err)
+		}
+		return nil, nil, false, err
 	}
-	if err != nil {
-		return nil, false, fmt.Errorf("store: lock the sweep: %w", err)
-	}
-	return lock, ok, nil
+	held, lock.cancel = context.WithCancel(ctx)
+	go lock.keep(held)
+	return lock, held, true, nil
 }
 
-// Keep keeps the lock for another 60 s. An error says that it is lost.
-func (l *SweepLock) Keep(ctx context.Context) error {
-	if _, err := l.tx.Exec(ctx, sweepIdleSQL, pgx.QueryExecModeSimpleProtocol); err != nil {
-		return fmt.Errorf("store: the sweep's lock is lost: %w", err)
+func (l *SweepLock) keep(ctx context.Context) {
+	defer close(l.kept)
+	defer l.cancel()
+	tick := time.NewTicker(keepInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		try, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepTimeout)
+		_, err := l.tx.Exec(try, sweepIdleSQL, pgx.QueryExecModeSimpleProtocol)
+		cancel()
+		if err != nil {
+			return
+		}
 	}
-	return nil
 }
 
 // Unlock gives it back.
 func (l *SweepLock) Unlock() {
+	l.cancel()
+	<-l.kept
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_ = l.tx.Rollback(ctx) // a connection that is broken holds no lock

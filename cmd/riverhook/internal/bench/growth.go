@@ -312,7 +312,7 @@ func (b *bench) grownSweep(ctx context.Context) error {
 		return err
 	}
 	// Serve sweeps at its start: it finds that somebody else does.
-	lock, ok, err := store.New(b.database.pool, schema).LockSweep(ctx)
+	lock, _, ok, err := store.New(b.database.pool, schema).LockSweep(ctx)
 	if err != nil || !ok {
 		return fmt.Errorf("the sweep's lock: %w", err)
 	}
