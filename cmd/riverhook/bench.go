@@ -21,7 +21,7 @@ type benchCommands struct {
 }
 
 type benchCmd struct {
-	Modes       []string `arg:"" optional:"" name:"mode" help:"What to measure (default: all but growth)."`
+	Modes       []string `arg:"" optional:"" name:"mode" help:"What to measure (default: all but recovery and growth)."`
 	Runs        int      `default:"3" help:"Runs of each mode, in turns (default ${default})."`
 	Rows        int      `placeholder:"N" help:"Deliveries of a backlog (default 30000; river has twice as many jobs, steps a quarter); with growth, finished deliveries in the table (default 10000000)."`
 	DatabaseURL string   `name:"database-url" placeholder:"URL" help:"Postgres to measure on, in schemas with random names that are dropped afterwards (default: a throwaway Postgres; no variable is read)."`

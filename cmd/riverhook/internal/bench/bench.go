@@ -48,6 +48,7 @@ func Modes() []Mode {
 		{Name: "latency", Help: "from commit to the request at the receiver, at 50/s and at 1,000/s", run: (*bench).latency},
 		{Name: "isolation", Help: "healthy receivers while others hang or fail", run: (*bench).isolation},
 		{Name: "memory", Help: "peak memory with 2,000 attempts in flight", run: (*bench).memory},
+		{Name: "recovery", Help: "how soon what a killed node held is sent again; a crash of Postgres; rolling restarts", Heavy: true, run: (*bench).recovery},
 		{Name: "growth", Help: "with millions of finished deliveries in the table", Heavy: true, run: (*bench).growth},
 	}
 }
@@ -203,6 +204,10 @@ type sizes struct {
 	inFlight int           // attempts
 	held     time.Duration // how long
 
+	recoveryBefore, recoveryAfter time.Duration // of a steady rate, around the death of a node
+	crashRows                     int           // of a backlog while Postgres crashes
+	restarts, rollingRows         int           // rolling restarts, and the most deliveries meanwhile
+
 	finished, overdue int // rows in the table that has grown
 }
 
@@ -215,6 +220,7 @@ func sizesOf(c Config) sizes {
 		latency: 5 * time.Second, warmUp: time.Second, rates: [2]int{50, 1000},
 		hangs: 5 * time.Second, hanging: 2_000, failing: 100_000, steady: 4 * time.Second, steadyRate: 500,
 		inFlight: 2_000, held: 2 * time.Second,
+		recoveryBefore: 6 * time.Second, recoveryAfter: 20 * time.Second, crashRows: 60_000, restarts: 100, rollingRows: 500_000,
 		finished: 10_000_000, overdue: 1_000_000,
 	}
 	rows := rowsOf
@@ -224,6 +230,7 @@ func sizesOf(c Config) sizes {
 		s.latency, s.warmUp, s.rates = 500*time.Millisecond, 100*time.Millisecond, [2]int{50, 200}
 		s.hangs, s.hanging, s.failing, s.steady, s.steadyRate = time.Second, 20, 200, 500*time.Millisecond, 100
 		s.inFlight, s.held = 100, 200*time.Millisecond
+		s.recoveryBefore, s.recoveryAfter, s.crashRows, s.restarts, s.rollingRows = 2*time.Second, 12*time.Second, 2_000, 4, 20_000
 		s.finished, s.overdue = 5_000, 1_000
 	}
 	if c.Rows > 0 {

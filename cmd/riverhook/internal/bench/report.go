@@ -141,6 +141,25 @@ var catalog = []definition{
 	{name: "memory.in_flight", label: "attempts in flight"},
 	{name: "memory.peak", label: "peak memory", unit: "MB", digits: 1, atMost: 150},
 
+	{name: "recovery.follower_claims", label: "kill -9 of one of two nodes: claims it had"},
+	{name: "recovery.follower_claimed", label: "  all sent again after", unit: "s", digits: 1, atMost: 20},
+	{name: "recovery.follower_fetched", label: "  what it had only fetched after", unit: "s", digits: 1, atMost: 20},
+	{name: "recovery.follower_before", label: "  the other's commit to request before, p99", unit: "ms", digits: 1},
+	{name: "recovery.follower_after", label: "  after", unit: "ms", digits: 1},
+	{name: "recovery.leader_claims", label: "kill -9 of River's leader: claims it had"},
+	{name: "recovery.leader_claimed", label: "  all sent again after", unit: "s", digits: 1, atMost: 20},
+	{name: "recovery.leader_fetched", label: "  what it had only fetched after", unit: "s", digits: 1, atMost: 20},
+	{name: "recovery.leader_before", label: "  the other's commit to request before, p99", unit: "ms", digits: 1},
+	{name: "recovery.leader_after", label: "  after", unit: "ms", digits: 1},
+	{name: "recovery.single_claims", label: "kill -9 of a single node, started again: claims it had"},
+	{name: "recovery.single_claimed", label: "  all sent again after", unit: "s", digits: 1, atMost: 15},
+	{name: "recovery.single_fetched", label: "  what it had only fetched after", unit: "s", digits: 1, atMost: 15},
+	{name: "recovery.postgres", label: "full rate after Postgres's immediate stop and start", unit: "s", digits: 1, atMost: 5},
+	{name: "recovery.restarts", label: "rolling restarts with SIGTERM"},
+	{name: "recovery.restarts_deliveries", label: "  deliveries meanwhile"},
+	{name: "recovery.restarts_lost", label: "  lost"},
+	{name: "recovery.restarts_twice", label: "  received more than once"},
+
 	{name: "growth.empty", label: "deliveries, empty table", unit: "/s"},
 	{name: "growth.grown", label: "  grown table", unit: "/s"},
 	{name: "growth.ratio", label: "  grown / empty", digits: 2, over: "growth.grown", under: "growth.empty", atLeast: 0.9},
@@ -173,7 +192,7 @@ var catalog = []definition{
 var headlines = map[string][]string{
 	"river": {"river.rate"}, "steps": {"steps.rate"}, "deliver": {"deliver.rate"}, "enqueue": {"enqueue.single_32"},
 	"latency": {"latency.slow_p99", "latency.fast_p99"}, "isolation": {"isolation.alone", "isolation.mixed"},
-	"memory": {"memory.peak"}, "growth": {"growth.empty", "growth.grown"},
+	"memory": {"memory.peak"}, "recovery": {"recovery.follower_claimed", "recovery.leader_claimed", "recovery.single_claimed"}, "growth": {"growth.empty", "growth.grown"},
 }
 
 func (b *bench) headline(mode string) string {
@@ -243,6 +262,14 @@ func (b *bench) fill(r *Report) {
 	}
 }
 
+// exception is what may have been received twice.
+func (r *Report) exception() string {
+	if slices.Contains(r.Modes, "recovery") {
+		return ", but for what a killed node or Postgres took down"
+	}
+	return ""
+}
+
 func (d definition) goal(value float64) *Goal {
 	switch {
 	case d.atLeast > 0:
@@ -297,7 +324,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 		fmt.Fprintf(w, "Meanwhile other processes kept %.1f of the CPUs busy.\n", *r.OtherCPUs)
 	}
 	if len(r.Notes) == 0 {
-		fmt.Fprintln(w, "Every delivery was received once, and recorded by one attempt.")
+		fmt.Fprintln(w, "Every delivery was received once, and recorded by one attempt"+r.exception()+".")
 	}
 	for _, note := range r.Notes {
 		fmt.Fprintln(w, note)
