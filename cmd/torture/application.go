@@ -30,6 +30,7 @@ type application struct {
 	origins []string
 	rate    float64 // rows a second
 
+	cutting               atomic.Bool // connections break while a COMMIT is under way
 	committed, rolledBack atomic.Int64
 }
 
@@ -168,6 +169,9 @@ func (a *application) try(ctx context.Context, conn *pgx.Conn, rows []row, inser
 	}
 	for i := range rows {
 		rows[i].CommitSent = time.Now()
+	}
+	if a.cutting.Load() {
+		go a.link.cutFor(time.Duration(mathrand.IntN(2000)) * time.Microsecond) //nolint:gosec // not a secret
 	}
 	err = tx.Commit(ctx)
 	switch {

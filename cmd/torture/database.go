@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
@@ -86,19 +87,22 @@ func insist(ctx context.Context, do func() error) error {
 type link struct {
 	database *database
 	proxy    *toxiproxy.Proxy
+	address  string     // 127.0.0.1:port, whether it is cut or not
+	mu       sync.Mutex // held from cut to mend
 }
 
 func (d *database) newLink(name string) (*link, error) {
 	upstream := net.JoinHostPort("127.0.0.1", strconv.Itoa(d.server.Port()))
-	l := &link{d, toxiproxy.NewProxy(d.proxies, name, "127.0.0.1:0", upstream)}
+	l := &link{database: d, proxy: toxiproxy.NewProxy(d.proxies, name, "127.0.0.1:0", upstream)}
 	if err := l.proxy.Start(); err != nil {
 		return nil, fmt.Errorf("torture: proxy: %w", err)
 	}
+	l.address = l.proxy.Listen
 	return l, nil
 }
 
 func (l *link) url(role string) string {
-	return "postgres://" + role + "@" + l.proxy.Listen + "/postgres?sslmode=disable"
+	return "postgres://" + role + "@" + l.address + "/postgres?sslmode=disable"
 }
 
 // poison adds a toxic to one direction; heal takes them all away.
@@ -120,12 +124,22 @@ func (l *link) heal(ctx context.Context) {
 // cut closes all connections and takes no new ones.
 func (l *link) cut() { l.proxy.Stop() }
 
+// mend lets connections through again, if it was cut.
 func (l *link) mend() error {
 	err := l.proxy.Start()
 	if errors.Is(err, toxiproxy.ErrProxyAlreadyStarted) {
 		return nil
 	}
 	return err
+}
+
+// cutFor cuts after a while, and mends at once.
+func (l *link) cutFor(d time.Duration) {
+	time.Sleep(d)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut()
+	_ = l.mend() // where that fails, the end of the run tries again
 }
 
 // clock can set the database's clock wrong, where libfaketime is installed.

@@ -35,7 +35,7 @@ func (t *torture) show(ctx context.Context) {
 		if t.progress {
 			t.line("%s", text)
 		} else {
-			fmt.Fprintln(t.out, text)
+			t.printf("%s\n", text)
 		}
 	}
 	t.line("")
@@ -46,8 +46,14 @@ func (t *torture) line(format string, args ...any) {
 	if t.progress {
 		const width = 118
 		text := fmt.Sprintf(format, args...)
-		fmt.Fprintf(t.out, "\r%-*s\r", width, text[:min(len(text), width)])
+		t.printf("\r%-*s\r", width, text[:min(len(text), width)])
 	}
+}
+
+func (t *torture) printf(format string, args ...any) {
+	t.printing.Lock()
+	defer t.printing.Unlock()
+	fmt.Fprintf(t.out, format, args...)
 }
 
 // print prints what a run came to.

@@ -60,7 +60,8 @@ type torture struct {
 	jobsGone  atomic.Pointer[time.Time]
 	started   time.Time
 
-	mu        sync.Mutex
+	printing  sync.Mutex // of out
+	mu        sync.Mutex // of what follows
 	faults    []check.Fault
 	struck    []*struck
 	counts    map[string]int
@@ -211,7 +212,7 @@ func (t *torture) close() (err error) {
 
 // make makes the noise: the application inserts, the faults strike, and somebody looks on.
 func (t *torture) make(ctx context.Context) {
-	schedule := plan(t.seed, t.duration, kinds(t.clock), len(t.nodes), len(t.receivers.all))
+	schedule := plan(t.seed, t.duration, kinds(), len(t.nodes), len(t.receivers.all))
 	ctx, cancel := context.WithTimeout(ctx, t.duration)
 	defer cancel()
 	t.ctx, t.started = ctx, time.Now()
@@ -245,7 +246,7 @@ func (t *torture) strike(lane int, s step) {
 	from := time.Now()
 	d := s.Kind.do(t, s)
 	f := check.Fault{
-		Kind: s.Kind.name, Detail: d.detail, Node: d.name, Origin: d.origin, From: from, To: time.Now(), Excuse: d.excuse,
+		Kind: s.Kind.name, Detail: d.detail, Node: d.name, Origin: d.origin, From: from, To: time.Now().Add(d.aftermath), Excuse: d.excuse,
 		Delays: lane != laneWorld || d.origin != "",
 	}
 	if s.Kind.lane == laneProcesses && d.excuse == check.Death {
@@ -265,7 +266,7 @@ func (t *torture) strike(lane int, s step) {
 		t.struck = append(t.struck, &struck{f, d.node})
 	}
 	if t.verbose {
-		fmt.Fprintf(t.out, "%8.3f  %-30s %6.3f s  %s %s\n", from.Sub(t.started).Seconds(), f.Kind, time.Since(from).Seconds(), f.Detail, f.Problem)
+		t.printf("%8.3f  %-30s %6.3f s  %s %s\n", from.Sub(t.started).Seconds(), f.Kind, time.Since(from).Seconds(), f.Detail, f.Problem)
 	}
 }
 
@@ -352,7 +353,8 @@ func (t *torture) heal(ctx context.Context) error {
 			return err
 		}
 	}
-	return errors.Join(t.enableTrigger(), t.resumeQueue())
+	t.app.link.heal(ctx)
+	return errors.Join(t.app.link.mend(), t.enableTrigger(), t.resumeQueue())
 }
 
 // collect stops the nodes and gathers all that is known.

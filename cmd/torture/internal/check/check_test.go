@@ -398,7 +398,7 @@ func TestExcuses(t *testing.T) {
 }
 
 func lateAnswer(r *Records) {
-	r.Requests[1].Status, r.Requests[1].End = 200, at(1.95)
+	r.Requests[1].Status, r.Requests[1].End = 200, at(1.2)
 	r.Attempts[1].Status, r.Attempts[1].Failure = 0, "timeout"
 	r.Requests[2].Start, r.Requests[2].End, r.Attempts[2].StartedAt = at(2.4), at(2.5), at(2.4)
 }
