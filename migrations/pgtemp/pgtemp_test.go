@@ -90,6 +90,19 @@ func TestDurable(t *testing.T) {
 	assert.Equal(t, "20", query(t, s, "show max_connections"))
 }
 
+func TestEnv(t *testing.T) {
+	t.Parallel()
+	s := start(t, pgtemp.Options{Env: []string{"PGTEMP_TEST=reached the server"}})
+	said := func() string {
+		query(t, s, "drop table if exists heard; create table heard (line text)")
+		query(t, s, `copy heard from program 'echo "$PGTEMP_TEST"'`)
+		return query(t, s, "select line from heard")
+	}
+	assert.Equal(t, "reached the server", said())
+	require.NoError(t, s.Restart(t.Context()))
+	assert.Equal(t, "reached the server", said(), "after a restart")
+}
+
 func TestStartErrors(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct{ setting, value, want string }{
