@@ -261,6 +261,10 @@ func TestViolations(t *testing.T) {
 			func(r *Records) { r.Faults[0].From, r.Faults[0].To = at(70), at(70) },
 			[]string{RuleDuplicate, RuleAbandoned},
 		},
+		"a duplicate, and the node was killed when its outcome should long have been recorded": {
+			func(r *Records) { r.Faults[0].From, r.Faults[0].To = at(12.5), at(12.5) },
+			[]string{RuleDuplicate},
+		},
 		"a duplicate, and the queue was paused": {
 			func(r *Records) { r.Faults[0].Excuse = None },
 			[]string{RuleDuplicate, RuleAbandoned},

@@ -1,8 +1,6 @@
 package check
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // repeated looks for requests that came once more than needed, and for two at a time (G3, G4).
 func (c *checker) repeated(s *story) {
@@ -37,19 +35,15 @@ func (c *checker) overlap(s *story, earlier, next *place) {
 	}
 }
 
-// duplicate: it was delivered, and yet there was another. What went wrong went wrong between its beginning and the record
-// of its outcome; an outcome that came late has corrected the ledger.
+// duplicate: it was delivered, and yet there was another. What went wrong began before its outcome should have been recorded:
+// at once. (An outcome that came late has corrected the ledger.)
 func (c *checker) duplicate(s *story, earlier *place) {
 	a, q := earlier.attempt, earlier.request
-	to := q.End
-	if a.Outcome != transient {
-		to = q.Start.Add(c.Lease)
-	}
 	excuses := []Excuse{Freeze, Database, Clock}
 	if a.Outcome == abandoned {
 		excuses = append(excuses, Death)
 	}
-	if f := c.cause(a.Node, q.Start, to, excuses...); f != nil {
+	if f := c.cause(a.Node, q.Start, q.End, excuses...); f != nil {
 		c.report.Duplicates = append(c.report.Duplicates, Duplicate{s.row.UUID, f.Kind})
 		return
 	}
