@@ -103,8 +103,12 @@ func (a *application) transaction(ctx context.Context, conn *pgx.Conn) int {
 	default:
 		kind = "delayed insert"
 	}
+	open := time.Duration(0)
+	if mathrand.IntN(10) == 0 { //nolint:gosec // not a secret
+		open = time.Duration(mathrand.IntN(400)) * time.Millisecond //nolint:gosec // not a secret
+	}
 	rows := a.rows(n, kind)
-	a.finish(rows, a.try(ctx, conn, rows, insert, give == "rollback"))
+	a.finish(rows, a.try(ctx, conn, rows, insert, give == "rollback", open))
 	return n
 }
 
@@ -140,9 +144,12 @@ func newUUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// try inserts rows and commits, or rolls back, and says what came of that. The COMMIT has a time of its own: from then on, a
-// broken connection tells nothing.
-func (a *application) try(ctx context.Context, conn *pgx.Conn, rows []row, insert func(context.Context, pgx.Tx, []row) error, rollBack bool) error {
+// try inserts rows, leaves the transaction open for a while, commits or rolls back, and says what came of that. The COMMIT has
+// a time of its own: from then on, a broken connection tells nothing.
+func (a *application) try(
+	ctx context.Context, conn *pgx.Conn, rows []row, insert func(context.Context, pgx.Tx, []row) error, rollBack bool,
+	open time.Duration,
+) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementTimeout)
 	defer cancel()
 	set := func(result check.Result) {
@@ -155,11 +162,13 @@ func (a *application) try(ctx context.Context, conn *pgx.Conn, rows []row, inser
 	}
 	tx, err := conn.Begin(ctx)
 	if err == nil {
+		began := time.Now()
 		err = insert(ctx, tx, rows)
+		for i := range rows {
+			rows[i].Took = time.Since(began)
+		}
 	}
-	if mathrand.IntN(10) == 0 { //nolint:gosec // not a secret
-		wait(ctx, time.Duration(mathrand.IntN(400))*time.Millisecond) //nolint:gosec // not a secret
-	}
+	wait(ctx, open)
 	if err != nil || rollBack {
 		if tx != nil {
 			err = errors.Join(err, tx.Rollback(ctx))

@@ -248,9 +248,8 @@ func (t *torture) longTransaction(s step) doing {
 		if err := t.app.insert(ctx, tx, rows); err != nil {
 			return err
 		}
-		wait(t.ctx, min(s.For, statementTimeout-sec))
 		return nil
-	}, s.Size == 1)
+	}, s.Size == 1, min(s.For, statementTimeout-sec))
 	t.app.finish(rows, err)
 	return doing{}
 }

@@ -73,8 +73,8 @@ func (o *outcome) print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "%-32s %7d %10d %16s\n\n", "all", total, r.AbandonedAttempts, o.took.Round(10*time.Millisecond))
 
-	fmt.Fprintf(w, "inserted    %d committed, %d rolled back, %d of unknown outcome (%d of them were committed)\n",
-		r.Committed, r.RolledBack, r.Unknown, r.UnknownCommitted)
+	fmt.Fprintf(w, "inserted    %d committed, %d rolled back, %d of unknown outcome (%d of them were committed); slowest INSERT %s\n",
+		r.Committed, r.RolledBack, r.Unknown, r.UnknownCommitted, r.SlowestInsert.Round(time.Millisecond))
 	var statuses []string
 	for _, status := range slices.Sorted(maps.Keys(r.ByStatus)) {
 		statuses = append(statuses, fmt.Sprintf("%d %s", r.ByStatus[status], status))

@@ -85,7 +85,8 @@ type Report struct {
 
 	Committed, RolledBack, Unknown, UnknownCommitted int
 	Requests, Delivered, Attempts, AbandonedAttempts int
-	Late                                             int // requests that a node sent when it had been frozen beyond its lease
+	SlowestInsert                                    time.Duration // of those that no fault of the database was in the way of
+	Late                                             int           // requests that a node sent when it had been frozen beyond its lease
 	ByStatus                                         map[string]int
 	Lost                                             int // violations that are losses
 }
@@ -207,6 +208,9 @@ func (c *checker) inserts() {
 			if there {
 				c.report.UnknownCommitted++
 			}
+		}
+		if i.Result == Committed && c.cause("", i.CommitSent.Add(-i.Took), i.CommitSent, Database) == nil {
+			c.report.SlowestInsert = max(c.report.SlowestInsert, i.Took)
 		}
 		if i.Problem != "" {
 			c.broken(RuleInsert, i.UUID, i.Kind+": "+i.Problem)

@@ -33,7 +33,7 @@ func when(seconds float64) *time.Time {
 //	eight    is canceled before it is due
 func well() *Records {
 	inserts := []Insert{
-		{UUID: "one", Result: Committed, CommitSent: at(0), Ended: at(0.01)},
+		{UUID: "one", Result: Committed, Took: time.Millisecond, CommitSent: at(0), Ended: at(0.01)},
 		{UUID: "two", Result: Committed, CommitSent: at(0), Ended: at(0.01)},
 		{UUID: "three", Result: Committed, CommitSent: at(9.8), Ended: at(9.81)},
 		{UUID: "four", Result: RolledBack},
@@ -106,6 +106,7 @@ func TestNothingToComplainAbout(t *testing.T) {
 	assert.Equal(t, []Duplicate{{"three", "kill -9"}}, report.Duplicates)
 	assert.Equal(t, map[string]int{succeeded: 5, canceled: 1}, report.ByStatus)
 	assert.Equal(t, 5, report.Committed)
+	assert.Equal(t, time.Millisecond, report.SlowestInsert)
 	assert.Equal(t, 1, report.RolledBack)
 	assert.Equal(t, 2, report.Unknown)
 	assert.Equal(t, 1, report.UnknownCommitted)

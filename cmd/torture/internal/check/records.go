@@ -33,8 +33,9 @@ const (
 // Insert is one row that the application has inserted.
 type Insert struct {
 	UUID       string
-	Origin     string // of the receiver
-	Kind       string // of the transaction
+	Origin     string        // of the receiver
+	Kind       string        // of the transaction
+	Took       time.Duration // the INSERT itself, without its COMMIT
 	CommitSent time.Time
 	Ended      time.Time // when the result was known, or given up
 	Result     Result
