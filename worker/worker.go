@@ -40,6 +40,9 @@ type Config struct {
 	// Presence is the proof that this node lives, without which no attempt begins. Nil: only leases say so.
 	Presence *Presence
 
+	// JobEnded is told, before Work returns, which jobs were deleted in the record of their attempt. It may be nil.
+	JobEnded func(id int64)
+
 	// SendWithoutCredential sends a delivery whose credential is missing without it, instead of failing the attempt.
 	SendWithoutCredential bool
 }
@@ -60,6 +63,7 @@ type Worker struct {
 	keys              *credential.Keyring
 	logRequests       bool
 	presence          *Presence
+	jobEnded          func(int64)
 
 	claims   group[delivery.JobArgs, claim]
 	records  group[store.Attempt, record]
@@ -110,7 +114,7 @@ func New(c Config) *Worker {
 	w := &Worker{
 		store: c.Store, transport: c.Transport, log: c.Log, node: c.Node, policy: c.Policy, headers: c.Headers,
 		timeout: c.Timeout, lease: c.Lease, maxPayload: c.MaxPayload, missingCredential: c.SendWithoutCredential,
-		keys: c.Keys, logRequests: c.LogRequests, presence: c.Presence,
+		keys: c.Keys, logRequests: c.LogRequests, presence: c.Presence, jobEnded: c.JobEnded,
 		suspects:   [2]chan struct{}{make(chan struct{}, suspectsAfterTwo), make(chan struct{}, suspectsAfterMore)},
 		unresolved: make(map[int64]int), attempts: make(map[*attempt]struct{}),
 	}
@@ -424,6 +428,9 @@ func (w *Worker) record(ctx context.Context, c *claim, attempt store.Attempt, dr
 	r := w.records.do(attempt)
 	if !r.done() {
 		r = w.recordAgain(ctx, c, attempt, r)
+	}
+	if r.err == nil && (r.verdict == store.Recorded || r.verdict == store.RecordedEnded) && w.jobEnded != nil {
+		w.jobEnded(attempt.Job)
 	}
 	w.logAttempt(ctx, c.delivery, &attempt, r, dropped)
 }

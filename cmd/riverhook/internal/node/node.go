@@ -252,7 +252,9 @@ func (n *Node) deliver(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ended := newEndedJobs()
 	w := worker.New(worker.Config{
+		JobEnded:   ended.add,
 		Presence:   presence,
 		Store:      store.New(n.pools.batches, n.Schema),
 		Transport:  egress.NewTransport(n.newGuard(ctx)),
@@ -276,7 +278,7 @@ func (n *Node) deliver(ctx context.Context) error {
 	if err := w.LoadPauses(ctx); err != nil {
 		return err
 	}
-	client, err := n.newClient(w, n.NewSweeper())
+	client, err := n.newClient(w, n.NewSweeper(), ended)
 	if err != nil {
 		return err
 	}
@@ -355,7 +357,7 @@ func (n *Node) newRetention() *sweeper.Retention {
 	return sweeper.NewRetention(sweeper.RetentionConfig{Store: n.store, Done: n.Retention, DeadLetter: n.RetentionDeadLetter, Log: n.Log})
 }
 
-func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pgx.Tx], error) {
+func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper, ended *endedJobs) (*river.Client[pgx.Tx], error) {
 	workers := river.NewWorkers()
 	river.AddWorker(workers, w)
 	river.AddWorker(workers, sweeper.NewWorker(s))
@@ -396,7 +398,7 @@ func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper) (*river.Client[pg
 	if owns {
 		config.ReindexerIndexNames = append(config.ReindexerIndexNames, reindexed...)
 	}
-	return river.NewClient(riverpgxv5.New(n.pools.river), config)
+	return river.NewClient[pgx.Tx](&driver{riverpgxv5.New(n.pools.river), ended}, config)
 }
 
 func (n *Node) newUI(ctx context.Context, client *river.Client[pgx.Tx]) (*riverui.Handler, error) {
