@@ -1,5 +1,12 @@
 package delivery
 
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+)
+
 // Status is where a delivery stands.
 type Status string
 
@@ -84,3 +91,33 @@ type JobArgs struct {
 
 // Kind is River's name of the job.
 func (JobArgs) Kind() string { return JobKind }
+
+// UnmarshalJSON reads what Postgres writes, {"claim": 0, "delivery_id": 1}, without encoding/json: that took a twentieth of
+// the CPU time of a delivery. It leaves everything else to encoding/json.
+func (a *JobArgs) UnmarshalJSON(text []byte) error {
+	if read, ok := readJobArgs(text); ok {
+		*a = read
+		return nil
+	}
+	type plain JobArgs
+	if err := json.Unmarshal(text, (*plain)(a)); err != nil {
+		return fmt.Errorf("delivery: job arguments: %w", err)
+	}
+	return nil
+}
+
+func readJobArgs(text []byte) (a JobArgs, ok bool) {
+	rest, ok := bytes.CutPrefix(text, []byte(`{"claim": `))
+	if !ok {
+		return a, false
+	}
+	first, rest, ok := bytes.Cut(rest, []byte(`, "delivery_id": `))
+	last, closed := bytes.CutSuffix(rest, []byte(`}`))
+	if !ok || !closed {
+		return a, false
+	}
+	var claimErr, idErr error
+	a.Claim, claimErr = strconv.ParseInt(string(first), 10, 64)
+	a.DeliveryID, idErr = strconv.ParseInt(string(last), 10, 64)
+	return a, claimErr == nil && idErr == nil
+}

@@ -21,12 +21,13 @@ const Queue = "riverhook_sweep"
 const (
 	// pageSize rows are looked at in one transaction.
 	pageSize = 1000
-	// Timeout bounds one sweep. What it does not get to, the next one does.
-	Timeout = 10 * time.Minute
+	// Timeout bounds one sweep. Each begins with what has been due for longest, and must come to what is due last.
+	Timeout = 30 * time.Minute
 	// pageTimeout bounds one page.
 	pageTimeout = 30 * time.Second
-	// The first unpacedPages of a sweep follow each other at once, then there are pauses of up to maxRest: see rest.
-	unpacedPages, maxRest = 5, 50 * time.Millisecond
+	// The first unpacedPages of a sweep follow each other at once, then there are pauses of up to maxRest, for restingTime in
+	// all: see rest.
+	unpacedPages, maxRest, restingTime = 5, 250 * time.Millisecond, 5 * time.Minute
 )
 
 // ErrRunning says that another sweep is running: there is no need for a second.
@@ -92,6 +93,7 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 		total.Requeued += requeued
 		s.reclaimed(ctx, &total, reclaimed)
 	}
+	var rested time.Duration
 	for page, n := (store.SweepPage{}), 1; !page.Last; n++ {
 		started := time.Now()
 		page, err = s.page(ctx, page.Next)
@@ -99,8 +101,11 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 			return total, fmt.Errorf("sweeper: %w", err)
 		}
 		failpoint.Hit(failpoint.AfterSweepPage)
-		if !page.Last && !wait(ctx, rest(n, page, time.Since(started))) {
-			return total, fmt.Errorf("sweeper: %w", context.Cause(ctx))
+		if pause := rest(n, page, time.Since(started)); !page.Last && rested < restingTime {
+			rested += pause
+			if !wait(ctx, pause) {
+				return total, fmt.Errorf("sweeper: %w", context.Cause(ctx))
+			}
 		}
 		total.Overdue += page.Seen
 		total.Requeued += page.Requeued
@@ -119,8 +124,8 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 }
 
 // rest is the pause after the n-th page, which took that long. A large backlog whose jobs are all there needs no sweep, and
-// going through it takes from the workers what they work it off with: it gets a fifth of one connection's time where pages
-// are quick, and is through a million in about a minute. There is no pause on the first pages, nor where anything was amiss.
+// going through it takes from the workers what they work it off with: it gets a fifth of one connection's time, and is through
+// a million in one to four minutes. There is no pause on the first pages, nor where anything was amiss.
 func rest(n int, page store.SweepPage, took time.Duration) time.Duration {
 	if n < unpacedPages || page.Requeued+page.Skipped+len(page.Reclaimed) > 0 {
 		return 0
