@@ -41,6 +41,12 @@ const (
 	FailureInternal   FailureKind = "internal"   // a fault of ours
 )
 
+// FailureKinds are all of them.
+var FailureKinds = []FailureKind{
+	FailureStatus, FailureTimeout, FailureDNS, FailureRefused, FailureReset, FailureTLS, FailureProtocol, FailureBlocked,
+	FailureInvalid, FailureCredential, FailureInternal,
+}
+
 // retried says which failures may pass by themselves. FailureStatus is not in it: the policy's list of statuses decides.
 var retried = map[FailureKind]bool{
 	FailureTimeout:    true,

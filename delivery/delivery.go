@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"time"
 )
 
 // Status is where a delivery stands.
@@ -40,6 +41,7 @@ type Delivery struct {
 	Credential     SealedCredential // of CredentialUUID in OrganizationID, as it was at the claim
 	SigningSecrets []SealedSecret   // to sign it with, the newest first; none: it is not signed
 	MaxAttempts    int              // 0: the policy's
+	Traceparent    string           // as it was inserted, which may be no valid one, or only its beginning
 
 	Claim     int64  // generation: with ID and ClaimedBy the fence of everything that is written about this attempt
 	ClaimedBy string // node
@@ -48,6 +50,8 @@ type Delivery struct {
 	AttemptCount   int // attempts made in this round, abandoned ones included
 	AbandonedCount int // consecutive attempts whose node died
 	AbandonedTotal int // attempts of this round whose node died: they do not use up MaxAttempts
+
+	Waited time.Duration // from when it was due to this claim, by the database's clock
 }
 
 // SealedCredential is a credential as it is stored. Without a type there is none of that uuid in the organization.

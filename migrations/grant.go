@@ -14,7 +14,7 @@ import (
 // InsertColumns are the columns of deliveries that an application may insert.
 var InsertColumns = []string{
 	"delivery_uuid", "organization_id", "workflow_run_id", "webhook_node_id", "webhook_name", "endpoint_url", "http_method",
-	"payload", "custom_headers", "credential_uuid", "max_attempts", "scheduled_for",
+	"payload", "custom_headers", "credential_uuid", "max_attempts", "scheduled_for", "traceparent",
 }
 
 // grants says, for each kind of role, what it may do. {schema} is the quoted schema. Nobody but service sees credentials

@@ -169,7 +169,7 @@ func TestUpUnderALock(t *testing.T) {
 	_, err := up(t, db, "riverhook")
 	require.NoError(t, err)
 	// As if version 1 had still to come, on a database whose River tables are in use.
-	db.Exec(t, `DROP VIEW riverhook.problems; DROP FUNCTION riverhook.find_problems; DROP TABLE riverhook.deliveries, riverhook.attempts, riverhook.credentials, riverhook.signing_secrets, riverhook.pauses, riverhook.tokens, riverhook.idempotency_keys, riverhook.replays, riverhook.nodes, riverhook.schema_migrations; UPDATE riverhook.schema_version SET version = 0`)
+	db.Exec(t, `DROP VIEW riverhook.problems; DROP FUNCTION riverhook.find_problems; DROP TABLE riverhook.deliveries, riverhook.attempts, riverhook.credentials, riverhook.signing_secrets, riverhook.pauses, riverhook.tokens, riverhook.idempotency_keys, riverhook.replays, riverhook.nodes, riverhook.origin_states, riverhook.schema_migrations; UPDATE riverhook.schema_version SET version = 0`)
 	db.Exec(t, `DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'riverhook'::regnamespace AND proname LIKE 'deliver%' LOOP
 		EXECUTE 'DROP FUNCTION ' || f; END LOOP; END $$`)
 	tx, err := db.Pool.Begin(ctx)
@@ -355,4 +355,26 @@ func TestUpWithASmallPool(t *testing.T) {
 	defer pool.Close()
 	_, err = migrations.Up(context.Background(), pool, migrations.Options{})
 	require.NoError(t, err)
+}
+
+// Who was an application before there was a traceparent may insert it after the upgrade; nobody else gets anything.
+func TestTraceparentIsGranted(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	ctx := context.Background()
+	application, _ := login(t, db, "application")
+	reader, _ := login(t, db, "reader")
+	_, err := migrations.Down(ctx, db.Pool, migrations.Options{}, 10)
+	require.NoError(t, err)
+	const insert = `INSERT INTO riverhook.deliveries (endpoint_url, traceparent) VALUES ('http://a/', 'whatever it is' || chr(10))`
+	_, err = application.Exec(ctx, insert)
+	require.ErrorContains(t, err, "traceparent")
+	_, err = up(t, db, "riverhook")
+	require.NoError(t, err)
+	_, err = application.Exec(ctx, insert)
+	require.NoError(t, err)
+	_, err = application.Exec(ctx, `UPDATE riverhook.deliveries SET traceparent = NULL`)
+	require.ErrorContains(t, err, "permission denied")
+	_, err = reader.Exec(ctx, insert)
+	require.ErrorContains(t, err, "permission denied")
 }

@@ -38,6 +38,7 @@ type Config struct {
 	Store  *store.Store
 	Policy delivery.Policy
 	Log    *slog.Logger
+	Hooks  Hooks  // may be empty
 	Node   string // the one that sweeps, which is registered; empty: none, and nobody is told
 }
 
@@ -46,12 +47,13 @@ type Sweeper struct {
 	store  *store.Store
 	policy delivery.Policy
 	log    *slog.Logger
+	hooks  Hooks
 	node   string
 }
 
 // New is a sweeper.
 func New(c Config) *Sweeper {
-	return &Sweeper{store: c.Store, policy: c.Policy, log: c.Log, node: c.Node}
+	return &Sweeper{store: c.Store, policy: c.Policy, log: c.Log, node: c.Node, hooks: c.Hooks.whole()}
 }
 
 // Counts is what one sweep did, and what it found and left alone.
@@ -161,6 +163,7 @@ func (s *Sweeper) abandoned(d *delivery.Delivery) store.Attempt {
 	observation := delivery.Observation{Abandoned: true, Error: "node " + d.ClaimedBy + " did not report the outcome: it died, or its lease ended"}
 	return store.Attempt{
 		Fence:    d.Fence(),
+		Receiver: store.Receiver{Origin: d.Origin, Organization: d.OrganizationID},
 		Round:    d.Round,
 		Number:   d.Attempt(),
 		Decision: delivery.Decide(d, observation, s.policy, time.Time{}, rand.Float64()), //nolint:gosec // jitter
@@ -172,6 +175,7 @@ func (s *Sweeper) abandoned(d *delivery.Delivery) store.Attempt {
 func (s *Sweeper) reclaimed(ctx context.Context, total *Counts, attempts []store.Attempt) {
 	for _, a := range attempts {
 		total.Reclaimed++
+		s.hooks.Reclaimed(a)
 		message := "attempt abandoned: trying again"
 		switch {
 		case a.Ended:

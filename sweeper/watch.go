@@ -148,6 +148,7 @@ func (s *Sweeper) run(ctx context.Context) {
 	defer cancel()
 	started := time.Now()
 	counts, err := s.Sweep(ctx)
+	s.hooks.Swept(resultOf(ctx, err))
 	log := s.log.With(
 		"requeued", counts.Requeued, "reclaimed", counts.Reclaimed, "parked", counts.Parked, "overdue", counts.Overdue,
 		"live", counts.Live, "held", counts.Held, "skipped", counts.Skipped, "duration", time.Since(started).Round(time.Millisecond).String())

@@ -65,6 +65,7 @@ func (w *Worker) hold(ctx context.Context, r store.Release) {
 
 // flushHolds says of each whether it was held.
 func (w *Worker) flushHolds(releases []store.Release) []bool {
+	w.hooks.Batch(StepHold, len(releases))
 	held := make([]bool, len(releases))
 	ctx, cancel := context.WithTimeout(w.life, statementTimeout)
 	defer cancel()

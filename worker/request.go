@@ -115,6 +115,16 @@ func setHeaders(header http.Header, d *delivery.Delivery, h Headers, c credentia
 	return dropped, nil
 }
 
+// setTraceparent sets ours, if there is one, and says whether it replaces a custom one.
+func setTraceparent(header http.Header, traceparent string) (replaces bool) {
+	if traceparent == "" {
+		return false
+	}
+	replaces = header.Get(delivery.HeaderTraceparent) != ""
+	header.Set(delivery.HeaderTraceparent, traceparent)
+	return replaces
+}
+
 // sign adds the headers of Standard Webhooks: the id always, timestamp and signature where there is a key to sign with.
 func sign(header http.Header, d *delivery.Delivery, body []byte, keys []signing.Key, at time.Time) {
 	header.Set(signing.HeaderID, d.UUID)

@@ -42,6 +42,8 @@ type sent struct {
 
 // send is one attempt: one request, under one deadline for all of it. The status line decides; how the body ends does not.
 func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
+	traceparent, end := w.hooks.Trace(d)
+	defer func() { end(s.Observation) }()
 	defer func() {
 		if p := recover(); p != nil {
 			w.log.ErrorContext(ctx, "fault while sending", "delivery_id", d.ID, "panic", fmt.Sprint(p))
@@ -77,6 +79,9 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 	}
 	if missing != "" {
 		dropped = append(dropped, missing)
+	}
+	if setTraceparent(r.Header, traceparent) {
+		dropped = append(dropped, delivery.HeaderTraceparent)
 	}
 	w.logRequest(ctx, d, r)
 	response, err := w.transport.RoundTrip(r)

@@ -45,6 +45,8 @@ type Config struct {
 
 	// SendWithoutCredential sends a delivery whose credential is missing without it, instead of failing the attempt.
 	SendWithoutCredential bool
+
+	Hooks Hooks // may be empty
 }
 
 // Worker is River's worker of the jobs that wake a delivery up.
@@ -62,6 +64,7 @@ type Worker struct {
 	missingCredential bool
 	keys              *credential.Keyring
 	logRequests       bool
+	hooks             Hooks
 	presence          *Presence
 	jobEnded          func(int64)
 
@@ -114,7 +117,7 @@ func New(c Config) *Worker {
 	w := &Worker{
 		store: c.Store, transport: c.Transport, log: c.Log, node: c.Node, policy: c.Policy, headers: c.Headers,
 		timeout: c.Timeout, lease: c.Lease, maxPayload: c.MaxPayload, missingCredential: c.SendWithoutCredential,
-		keys: c.Keys, logRequests: c.LogRequests, presence: c.Presence, jobEnded: c.JobEnded,
+		keys: c.Keys, logRequests: c.LogRequests, presence: c.Presence, jobEnded: c.JobEnded, hooks: c.Hooks.whole(),
 		suspects:   [2]chan struct{}{make(chan struct{}, suspectsAfterTwo), make(chan struct{}, suspectsAfterMore)},
 		unresolved: make(map[int64]int), attempts: make(map[*attempt]struct{}),
 	}
@@ -180,9 +183,13 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 	defer leave()
 
 	started := time.Now()
+	w.hooks.Began(c.delivery.Waited + started.Sub(c.sent))
 	s := w.send(ctx, c.delivery)
 	if s.interrupted {
 		w.limiter.done(time.Now(), c.delivery.Origin, started, noReaction)
+		if s.untouched || !s.unproven {
+			w.hooks.Ended(delivery.OutcomeUnknown, delivery.FailureNone, time.Since(started))
+		}
 		switch {
 		case s.untouched:
 			w.release(store.Release{Fence: c.delivery.Fence()})
@@ -210,6 +217,7 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 	if attempt.Error == "" {
 		attempt.Error = s.note
 	}
+	w.hooks.Ended(attempt.Decision.Outcome, attempt.Decision.Failure, attempt.Duration)
 	w.record(ctx, &c, attempt, s.dropped)
 	return nil
 }
@@ -332,6 +340,7 @@ type claim struct {
 }
 
 func (w *Worker) flushClaims(jobs []delivery.JobArgs) []claim {
+	w.hooks.Batch(StepClaim, len(jobs))
 	claims := make([]claim, len(jobs))
 	sent := time.Now()
 	ctx, cancel := context.WithTimeout(w.life, statementTimeout)
@@ -429,8 +438,16 @@ func (w *Worker) record(ctx context.Context, c *claim, attempt store.Attempt, dr
 	if !r.done() {
 		r = w.recordAgain(ctx, c, attempt, r)
 	}
-	if r.err == nil && (r.verdict == store.Recorded || r.verdict == store.RecordedEnded) && w.jobEnded != nil {
-		w.jobEnded(attempt.Job)
+	switch {
+	case r.err != nil || r.verdict == store.RecordBusy:
+	case r.verdict == store.RecordLost:
+		w.hooks.Late()
+	default:
+		if w.jobEnded != nil {
+			w.jobEnded(attempt.Job)
+		}
+		attempt.Ended = r.verdict == store.RecordedEnded
+		w.hooks.Recorded(c.delivery, &attempt)
 	}
 	w.logAttempt(ctx, c.delivery, &attempt, r, dropped)
 }
@@ -456,6 +473,7 @@ func (w *Worker) recordAgain(ctx context.Context, c *claim, attempt store.Attemp
 
 // flushRecords tries once. A batch that fails because of what one row holds is split until that one is alone.
 func (w *Worker) flushRecords(attempts []store.Attempt) []record {
+	w.hooks.Batch(StepRecord, len(attempts))
 	// Not the jobs' context: an outcome that is there is recorded also while the process stops.
 	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
 	defer cancel()

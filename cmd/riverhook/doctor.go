@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/events"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/egress"
@@ -121,6 +122,7 @@ var checks = []struct {
 	{"dead rows", needsSchema, checkDeadRows},
 	{"secret key", needsSchema, checkKey},
 	{"shared secrets", needsSchema, checkSharedSecrets},
+	{"events", needsSchema, checkEvents},
 	{"backlog", needsSchema, checkBacklog},
 	{"held", needsSchema, checkHeld},
 	{"receivers", needsSchema, checkReceivers},
@@ -649,6 +651,22 @@ func checkSharedSecrets(ctx context.Context, p *patient) (found []finding) {
 		found = append(found, ok("%d more organizations were not looked at", rest))
 	}
 	return found
+}
+
+func checkEvents(ctx context.Context, p *patient) []finding {
+	target, err := delivery.ParseEndpoint(p.settings.AlertURL)
+	if p.settings.AlertURL == "" || err != nil { // what is wrong with it, the settings' check says
+		return []finding{ok("logged only: RIVERHOOK_ALERT_URL is not set")}
+	}
+	origin := delivery.Origin(target)
+	signed, err := p.st.Signs(ctx, events.Organization, origin)
+	switch {
+	case err != nil:
+		return unable(p, err)
+	case !signed:
+		return []finding{warn("riverhook secrets create --organization "+events.Organization+" --origin "+origin+p.schemaFlag(), "sent to %s, and nothing signs them", origin)}
+	}
+	return []finding{ok("sent to %s, signed", origin)}
 }
 
 func organizationFlag(organization string) string {

@@ -16,8 +16,10 @@ import (
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/auth"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/counts"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/dashboard"
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/metrics"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
 	"github.com/riverhook/riverhook/delivery/credential"
+	"github.com/riverhook/riverhook/delivery/store"
 )
 
 // publicURL is how clients reach the listener: scheme, host and port.
@@ -39,16 +41,22 @@ type web struct {
 	node      *node.Node
 	api       *api.API
 	dashboard *dashboard.Dashboard
+	metrics   *metrics.Metrics
 	auth      *auth.Authenticator
 	public    *url.URL // nil: only loopback names and the listener's own addresses
 	loopback  bool     // the listener can be reached from this machine only
 }
 
-// newWeb puts it together. Nothing is counted any more after ctx.
+// newWeb puts it together, before the node runs. Nothing is counted any more after ctx.
 func (s *serveCmd) newWeb(ctx context.Context, n *node.Node, token credential.Secret, address net.Addr) *web {
 	st, conns := n.Requests()
 	w := &web{node: n, auth: auth.New(st, token), public: s.PublicURL.url, loopback: onLoopback(address)}
 	stats := counts.New(ctx, st.Stats)
+	w.metrics = metrics.New(metrics.Config{
+		Version: n.Version, Clock: st.Clock,
+		Counts: func(ctx context.Context) (store.Stats, error) { return stats.Get(ctx, "") },
+	})
+	n.WorkerHooks, n.SweeperHooks = w.metrics.Worker(), w.metrics.Sweeper()
 	w.dashboard = dashboard.New(ctx, dashboard.Config{
 		Store: st, Conns: conns, Auth: w.auth, Counts: stats, Keys: n.Keys, Headers: n.Headers, Public: w.public, UI: node.UIPrefix, Log: n.Log, Version: n.Version,
 	})
@@ -98,6 +106,7 @@ func (web *web) handler() http.Handler {
 		}
 		_, _ = fmt.Fprintln(w, "ready")
 	})
+	outer.Handle("GET /metrics", web.metrics.Handler())
 	outer.Handle("/", guarded)
 	return secureHeaders(outer)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -157,4 +158,55 @@ func TestListenWithoutToken(t *testing.T) {
 	require.Equal(t, 0, code)
 	serve(t, db.URL, false, "RIVERHOOK_LISTEN=0.0.0.0:0")
 	serve(t, empty.URL, false, "RIVERHOOK_LISTEN=0.0.0.0:0", "RIVERHOOK_API_TOKEN="+apiTestToken)
+}
+
+// Prometheus asks by any name, and has no token. What it gets says nothing about anybody's rows.
+func TestServeMetrics(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/bad" {
+			w.WriteHeader(http.StatusGone)
+		}
+	}))
+	defer receiver.Close()
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, organization_id) VALUES ($1, 'acme'), ($1 || '/bad', 'acme')`, receiver.URL)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, scheduled_for) VALUES ($1, now() - interval '1 hour')`, receiver.URL)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, scheduled_for, claim, claimed_by, leased_until)
+		VALUES ($1, now() - interval '1 hour', 1, 'a node that died', now() - interval '1 minute')`, receiver.URL)
+	s := serve(t, db.URL, true, "RIVERHOOK_API_TOKEN="+apiTestToken)
+	eventually(t, db, 4, `SELECT count(*)::int FROM riverhook.deliveries WHERE finished_at IS NOT NULL`)
+	assert.Equal(t, 200, s.ask(t, "GET", "/metrics", "", "Host", "prometheus.example").StatusCode)
+	assert.Equal(t, 404, s.ask(t, "POST", "/metrics", "").StatusCode)
+	var text string
+	scrape := func() string {
+		response, err := http.Get(s.url + "/metrics")
+		require.NoError(t, err)
+		defer response.Body.Close() //nolint:errcheck // a test's
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		return string(body)
+	}
+	// Counts are kept for 10 s: those of the first scrape may be older than the last outcome.
+	require.Eventually(t, func() bool {
+		text = scrape()
+		return strings.Contains(text, "riverhook_deliveries{status=\"succeeded\"} 3\n") && strings.Contains(text, "riverhook_clock_skew_seconds ")
+	}, time.Minute, 50*time.Millisecond)
+	for _, line := range []string{
+		`riverhook_attempts_total{failure_kind="",outcome="succeeded"} 3`,
+		`riverhook_attempts_total{failure_kind="",outcome="abandoned"} 1`,
+		`riverhook_attempts_total{failure_kind="status",outcome="permanent"} 1`,
+		`riverhook_attempts_in_flight 0`, `riverhook_attempt_duration_seconds_count 4`, `riverhook_wakeup_seconds_count 4`,
+		`riverhook_leases_reclaimed_total 1`, `riverhook_late_outcomes_total 0`,
+		`riverhook_deliveries{status="dead_letter"} 1`, `riverhook_deliveries{status="pending"} 0`, `riverhook_oldest_due_seconds 0`, `riverhook_origins_held 0`,
+	} {
+		assert.Contains(t, text, line+"\n")
+	}
+	assert.Regexp(t, `riverhook_sweeps_total\{result="done"\} [1-9]`, text)
+	assert.Regexp(t, `riverhook_batch_size_sum\{step="claim"\} [4-9]`, text)
+	assert.Regexp(t, `riverhook_build_info\{go_version="go.*",version=".+"\} 1`, text)
+	assert.Regexp(t, `riverhook_wakeup_seconds_sum 36\d\d\.`, text, "one of them was an hour late")
+	for _, secret := range []string{"127.0.0.1", "acme", receiver.URL} {
+		assert.NotContains(t, text, secret)
+	}
 }

@@ -37,13 +37,15 @@ type commands struct {
 	Resume      resumeCmd      `cmd:"" help:"Let go of what was paused."`
 	Credentials credentialsCmd `cmd:"" help:"Secrets that requests are authorized with."`
 	Secrets     secretsCmd     `cmd:"" help:"Secrets that requests are signed with (Standard Webhooks)."`
+	Status      statusCmd      `cmd:"" help:"One screen: nodes, backlog, rates, dead letters, what is held back or paused."`
 	Doctor      doctorCmd      `cmd:"" help:"Look for what is wrong with the database, the settings, the secrets and the backlog, and say what to do. Changes nothing."`
 	Check       checkCmd       `cmd:"" help:"Look for what may not be: deliveries that nobody will send, claims without an owner, gaps in the ledger. For cron. Changes nothing."`
 	Erase       eraseCmd       `cmd:"" help:"Remove all deliveries of a tenant or a run, with their attempts, now."`
 	Tokens      tokensCmd      `cmd:"" help:"Tokens of the HTTP API: who may use it, and for what."`
 	Sweep       sweepCmd       `cmd:"" help:"Sweep now: give overdue deliveries without a live job one, and take back what a dead node held."`
+	Assets      assetsCmd      `cmd:"" help:"Print files for other programs: a Grafana dashboard, Prometheus alert rules."`
 	benchCommands
-	Help    helpCmd    `cmd:"" help:"Explain a topic: retries."`
+	Help    helpCmd    `cmd:"" help:"Explain a topic: retries, events."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 
 	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
+	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/egress"
 )
 
@@ -28,7 +29,7 @@ type serveCmd struct {
 	policyFlags
 	logFlags
 	Migrate             bool      `help:"Bring the database's schema up first, as \"riverhook migrate up\" does."`
-	Listen              string    `env:"RIVERHOOK_LISTEN" default:"127.0.0.1:8090" help:"Address of the HTTP listener: dashboard, API, /docs, /healthz, /readyz and River UI (default ${default}). Any other than a loopback address takes a token first."`
+	Listen              string    `env:"RIVERHOOK_LISTEN" default:"127.0.0.1:8090" help:"Address of the HTTP listener: dashboard, API, /docs, /metrics, /healthz, /readyz and River UI (default ${default}). Any other than a loopback address takes a token first."`
 	PublicURL           publicURL `env:"RIVERHOOK_PUBLIC_URL" placeholder:"URL" help:"How clients reach the listener, such as https://hooks.example.com: requests for another host are refused (default: loopback names, and the address itself)."`
 	Concurrency         int       `env:"RIVERHOOK_CONCURRENCY" default:"2000" help:"Attempts in flight (default ${default})."`
 	EndpointConcurrency int       `env:"RIVERHOOK_ENDPOINT_CONCURRENCY" default:"100" help:"Attempts in flight of a receiver that does not answer, per node; one that answers may use what is free (default ${default})."`
@@ -42,6 +43,7 @@ type serveCmd struct {
 	MissingCredential string   `env:"RIVERHOOK_MISSING_CREDENTIAL" default:"fail" enum:"fail,send" help:"What to do with a delivery whose credential is missing: ${enum} (default ${default})."`
 	EgressAllow       prefixes `env:"RIVERHOOK_EGRESS_ALLOW" placeholder:"CIDR,..." help:"Private networks that requests may reach, such as 10.1.0.0/16,127.0.0.1/32 (default: none)."`
 	EgressDeny        prefixes `env:"RIVERHOOK_EGRESS_DENY" placeholder:"CIDR,..." help:"Public networks that requests must not reach (default: none)."`
+	AlertURL          string   `env:"RIVERHOOK_ALERT_URL" placeholder:"URL" help:"Where riverhook sends events: a receiver fails, has recovered, deliveries were dead-lettered. Deliveries of organization riverhook, whose signing secrets sign them (default: they are logged only). See riverhook help events."`
 	LogRequests       bool     `env:"RIVERHOOK_LOG_REQUESTS" default:"false" help:"Log a line per request, with sensitive fields redacted (default ${default})."`
 	MaxPayload        byteSize `env:"RIVERHOOK_MAX_PAYLOAD" default:"1MiB" help:"Largest payload that is sent; a larger one is parked (default ${default})."`
 }
@@ -71,6 +73,11 @@ func (s *serveCmd) Validate() error {
 		return errors.New("--retention-dead-letter (RIVERHOOK_RETENTION_DEAD_LETTER): at least 1m, or 0 for ever")
 	case !validHeaderPrefix(s.HeaderPrefix):
 		return errors.New("--header-prefix (RIVERHOOK_HEADER_PREFIX): letters, digits and dashes, a dash at its end, such as X-Riverhook-")
+	}
+	if s.AlertURL != "" { // a type of its own would have the value, which may hold a token, in the parser's errors
+		if _, err := delivery.ParseEndpoint(s.AlertURL); err != nil {
+			return fmt.Errorf("--alert-url (RIVERHOOK_ALERT_URL): %s", strings.Replace(err.Error(), "endpoint_url", "it", 1))
+		}
 	}
 	if _, _, err := net.SplitHostPort(s.Listen); err != nil {
 		return errors.New("--listen (RIVERHOOK_LISTEN): an address such as 127.0.0.1:8090")
@@ -133,7 +140,7 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 		Timeout: time.Duration(s.Timeout), Lease: s.lease(), Policy: s.policy(), SweepInterval: time.Duration(s.SweepInterval),
 		Retention: time.Duration(s.Retention), RetentionDeadLetter: time.Duration(s.RetentionDeadLetter),
 		Headers:    s.rules(),
-		MaxPayload: int(s.MaxPayload), SendWithoutCredential: s.MissingCredential == "send", Keys: keys, LogRequests: s.LogRequests,
+		MaxPayload: int(s.MaxPayload), SendWithoutCredential: s.MissingCredential == "send", Keys: keys, LogRequests: s.LogRequests, AlertURL: s.AlertURL,
 		Egress: egress.Config{Allow: s.EgressAllow, Deny: s.EgressDeny, Never: []netip.AddrPort{addressOf(listener)}},
 	})
 	if err != nil {
@@ -144,9 +151,14 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 
 	group, ctx := errgroup.WithContext(ctx)
 	web := s.newWeb(ctx, n, token, listener.Addr())
+	defer startTracing(ctx, n, log)()
 	server := web.server()
 	group.Go(func() error {
 		web.api.Run(ctx)
+		return nil
+	})
+	group.Go(func() error {
+		web.metrics.Run(ctx)
 		return nil
 	})
 	group.Go(func() error {

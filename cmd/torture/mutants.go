@@ -80,8 +80,8 @@ var mutants = []mutant{
 	}},
 	{"the sweep is not wired: its job does nothing", []edit{
 		{
-			"sweeper/sweeper.go",
-			"\tcounts, err := w.sweeper.Sweep(ctx)\n",
+			"sweeper/watch.go",
+			"\tcounts, err := s.Sweep(ctx)\n",
 			"\tcounts, err := Counts{}, error(nil)\n",
 		},
 	}},

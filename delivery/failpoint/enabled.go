@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 var (
@@ -60,6 +61,7 @@ func Hit(p Point) {
 	if signal == syscall.SIGKILL {
 		select {} // it is on its way
 	}
+	time.Sleep(time.Second) // all threads have stopped by then, and go on later
 }
 
 // Trace is trace with AfterWrite in it.

@@ -31,6 +31,7 @@ type Insertion struct {
 	CredentialUUID *string
 	MaxAttempts    *int
 	ScheduledFor   *time.Time // nil: now
+	Traceparent    *string
 }
 
 // bytes is about how much memory and wire the row takes.
@@ -111,12 +112,12 @@ const (
 const acceptSQL = `
 INSERT INTO {schema}.deliveries
        (delivery_uuid, organization_id, workflow_run_id, webhook_node_id, webhook_name, endpoint_url, http_method, payload,
-        custom_headers, credential_uuid, max_attempts, scheduled_for)
+        custom_headers, credential_uuid, max_attempts, scheduled_for, traceparent)
 SELECT r.uuid, r.organization, r.run, r.node, r.name, r.endpoint, r.method, r.payload::json, r.headers::jsonb, r.credential,
-       r.max_attempts, coalesce(r.scheduled_for, now())
+       r.max_attempts, coalesce(r.scheduled_for, now()), r.traceparent
   FROM unnest($1::text[]::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-              $10::text[]::uuid[], $11::int[], $12::timestamptz[])
-       AS r (uuid, organization, run, node, name, endpoint, method, payload, headers, credential, max_attempts, scheduled_for)
+              $10::text[]::uuid[], $11::int[], $12::timestamptz[], $13::text[])
+       AS r (uuid, organization, run, node, name, endpoint, method, payload, headers, credential, max_attempts, scheduled_for, traceparent)
     ON CONFLICT DO NOTHING
 RETURNING id, delivery_uuid::text`
 
@@ -329,7 +330,7 @@ type place struct{ member, index int }
 // insertColumns are rows as acceptSQL wants them.
 type insertColumns struct {
 	uuids, organizations, endpoints, methods, payloads []string
-	runs, nodes, names, headers, credentials           []*string
+	runs, nodes, names, headers, credentials, traces   []*string
 	attempts                                           []*int
 	times                                              []*time.Time
 }
@@ -350,7 +351,7 @@ func (g *acceptance) insert(ctx context.Context, db Querier, members []int) erro
 	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(g.row(a).conflictKey(), g.row(b).conflictKey()) })
 	c := g.columns(places)
 	rows, err := db.Query(ctx, g.store.sql(acceptSQL), c.uuids, c.organizations, c.runs, c.nodes, c.names, c.endpoints, c.methods,
-		c.payloads, c.headers, c.credentials, c.attempts, c.times)
+		c.payloads, c.headers, c.credentials, c.attempts, c.times, c.traces)
 	if err != nil {
 		return err
 	}
@@ -395,6 +396,7 @@ func (g *acceptance) columns(places []place) (c insertColumns) {
 		c.payloads, c.headers = append(c.payloads, string(r.Payload)), append(c.headers, null(string(r.CustomHeaders)))
 		c.runs, c.nodes, c.names = append(c.runs, r.WorkflowRunID), append(c.nodes, r.WebhookNodeID), append(c.names, r.WebhookName)
 		c.credentials, c.attempts, c.times = append(c.credentials, r.CredentialUUID), append(c.attempts, r.MaxAttempts), append(c.times, r.ScheduledFor)
+		c.traces = append(c.traces, r.Traceparent)
 	}
 	return c
 }

@@ -60,8 +60,8 @@ WITH wanted AS (
       FROM sized s
      WHERE d.id = s.id AND s.bytes_before < $6
     RETURNING d.id, s.n, s.payload_bytes, d.delivery_uuid, d.organization_id, d.workflow_run_id, d.webhook_node_id, d.webhook_name,
-              d.endpoint_url, d.endpoint_origin, d.http_method, d.custom_headers, d.credential_uuid, d.max_attempts, d.claim,
-              d.round, d.attempt_count, d.abandoned_count,
+              d.endpoint_url, d.endpoint_origin, d.http_method, d.custom_headers, d.credential_uuid, d.max_attempts, d.claim, left(d.traceparent, 200) AS traceparent,
+              d.round, d.attempt_count, d.abandoned_count, least(coalesce(extract(epoch FROM now() - d.scheduled_for), 0), 1e9)::float8 AS waited,
               CASE WHEN s.payload_bytes <= $5 THEN d.payload::text END AS payload
 )
 SELECT t.n, t.id, t.delivery_uuid::text, t.organization_id, coalesce(t.workflow_run_id, ''), coalesce(t.webhook_node_id, ''),
@@ -73,7 +73,7 @@ SELECT t.n, t.id, t.delivery_uuid::text, t.organization_id, coalesce(t.workflow_
        ELSE 0 END AS abandoned_total,
        -- How many did not fit into the batch. Where there is such a row, at least one was taken.
        (SELECT count(*) FROM sized s WHERE s.bytes_before >= $6) AS deferred,
-       coalesce(c.type, '') AS credential_type, c.sealed, x.secrets
+       t.waited, coalesce(t.traceparent, ''), coalesce(c.type, '') AS credential_type, c.sealed, x.secrets
   FROM taken t
   -- Within the organization: a credential of another one is not there.
   LEFT JOIN {schema}.credentials c ON c.credential_uuid = t.credential_uuid AND c.organization_id = t.organization_id
@@ -118,15 +118,17 @@ func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs,
 	var n int
 	var d delivery.Delivery
 	var deferred int
+	var waited float64
 	var secrets []byte
 	missing := len(ids)
 	_, err = pgx.ForEachRow(rows, []any{
 		&n, &d.ID, &d.UUID, &d.OrganizationID, &d.WorkflowRunID, &d.WebhookNodeID, &d.WebhookName, &d.EndpointURL, &d.Origin,
 		&d.Method, &d.Payload, &d.PayloadBytes, &d.CustomHeaders, &d.CredentialUUID, &d.MaxAttempts, &d.Claim, &d.Round,
-		&d.AttemptCount, &d.AbandonedCount, &d.AbandonedTotal, &deferred,
+		&d.AttemptCount, &d.AbandonedCount, &d.AbandonedTotal, &deferred, &waited, &d.Traceparent,
 		&d.Credential.Type, &d.Credential.Cell, &secrets,
 	}, func() (err error) {
 		d.ClaimedBy = node
+		d.Waited = time.Duration(waited * float64(time.Second))
 		if d.SigningSecrets, err = mostSpecific(secrets); err != nil {
 			return err
 		}

@@ -26,6 +26,7 @@ type NewDelivery struct {
 	CredentialUUID string
 	MaxAttempts    int       // default: the service's
 	ScheduledFor   time.Time // default now
+	Traceparent    string    // W3C trace context of what caused it: attempts continue that trace; what is not valid is ignored
 
 	Schema string // where riverhook lives in this database; default "riverhook"
 }
@@ -43,6 +44,16 @@ INSERT INTO {schema}.deliveries
         custom_headers, credential_uuid, max_attempts, scheduled_for)
 VALUES ($1, $2::text::json, coalesce($3::uuid, gen_random_uuid()), coalesce($4, 'default'), $5, $6, $7, coalesce($8, 'POST'),
         $9::text::jsonb, $10::uuid, $11, coalesce($12::timestamptz, now()))
+    ON CONFLICT (organization_id, workflow_run_id, webhook_node_id) DO NOTHING
+RETURNING id, delivery_uuid::text`
+
+// enqueueTracedSQL is apart: a program may be newer than the database, which has the column since version 11.
+const enqueueTracedSQL = `
+INSERT INTO {schema}.deliveries
+       (endpoint_url, payload, delivery_uuid, organization_id, workflow_run_id, webhook_node_id, webhook_name, http_method,
+        custom_headers, credential_uuid, max_attempts, scheduled_for, traceparent)
+VALUES ($1, $2::text::json, coalesce($3::uuid, gen_random_uuid()), coalesce($4, 'default'), $5, $6, $7, coalesce($8, 'POST'),
+        $9::text::jsonb, $10::uuid, $11, coalesce($12::timestamptz, now()), $13)
     ON CONFLICT (organization_id, workflow_run_id, webhook_node_id) DO NOTHING
 RETURNING id, delivery_uuid::text`
 
@@ -98,11 +109,17 @@ func EnqueueTx(ctx context.Context, tx pgx.Tx, d NewDelivery) (Enqueued, error) 
 	}
 
 	names := schemaNames(d.Schema)
+	statement := enqueueSQL
+	values := []any{
+		d.EndpointURL, payload, null(d.UUID), null(d.OrganizationID), null(d.WorkflowRunID), null(d.WebhookNodeID), null(d.WebhookName),
+		null(d.Method), headers, null(d.CredentialUUID), null(d.MaxAttempts), null(d.ScheduledFor),
+	}
+	if traceparent := delivery.Traceparent(d.Traceparent); traceparent != "" {
+		statement, values = enqueueTracedSQL, append(values, traceparent)
+	}
 	for range enqueueTries {
 		e := Enqueued{Created: true}
-		err := tx.QueryRow(ctx, names.Replace(enqueueSQL), d.EndpointURL, payload, null(d.UUID), null(d.OrganizationID),
-			null(d.WorkflowRunID), null(d.WebhookNodeID), null(d.WebhookName), null(d.Method), headers, null(d.CredentialUUID),
-			null(d.MaxAttempts), null(d.ScheduledFor)).Scan(&e.ID, &e.UUID)
+		err := tx.QueryRow(ctx, names.Replace(statement), values...).Scan(&e.ID, &e.UUID)
 		if err == nil {
 			return e, nil
 		}

@@ -379,6 +379,7 @@ func TestEnqueueTx(t *testing.T) {
 		EndpointURL: "https://a/b", Payload: []byte(`{ "b": 1,  "a": 1.0}`), UUID: "018f0000-0000-7000-8000-000000000001", OrganizationID: "acme",
 		WorkflowRunID: "r1", WebhookNodeID: "n1", WebhookName: "orders", Method: "put", Headers: map[string]string{"X-A": "b"},
 		CredentialUUID: "018f0000-0000-7000-8000-000000000002", MaxAttempts: 7, ScheduledFor: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC),
+		Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 	}
 	first := enqueue(full, true)
 	assert.Equal(t, store.Enqueued{ID: first.ID, UUID: full.UUID, Created: true}, first)
@@ -388,9 +389,11 @@ func TestEnqueueTx(t *testing.T) {
 	again.OrganizationID = "other"
 	assert.True(t, enqueue(again, true).Created)
 
-	assert.Equal(t, `https://a/b|{ "b": 1,  "a": 1.0}|acme|r1|n1|orders|put|[{"key": "X-A", "value": "b"}]|018f0000-0000-7000-8000-000000000002|7|2100-01-01 00:00:00+00`,
+	assert.Equal(t, `https://a/b|{ "b": 1,  "a": 1.0}|acme|r1|n1|orders|put|[{"key": "X-A", "value": "b"}]|018f0000-0000-7000-8000-000000000002|7|2100-01-01 00:00:00+00|00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01`,
 		pgtest.Scalar[string](t, db, `SELECT concat_ws('|', endpoint_url, payload::text, organization_id, workflow_run_id, webhook_node_id, webhook_name, http_method,
-			custom_headers, credential_uuid, max_attempts, scheduled_for) FROM riverhook.deliveries WHERE id = $1`, first.ID))
+			custom_headers, credential_uuid, max_attempts, scheduled_for, traceparent) FROM riverhook.deliveries WHERE id = $1`, first.ID))
+	odd := enqueue(store.NewDelivery{EndpointURL: "http://a/", Traceparent: "no trace\x00\xff"}, false)
+	assert.True(t, odd.Created, "what is not valid is ignored")
 	assert.Equal(t, 3, pgtest.Scalar[int](t, db, rowsSQL))
 	assert.Equal(t, 3, pgtest.Scalar[int](t, db, matchedSQL))
 

@@ -29,6 +29,10 @@ const (
 	MaxHeldPairs = 1000
 )
 
+// alongIndexes: only one index has the order that is asked for. Nothing sorts what it could read in order, whatever the
+// statistics say of how few rows there are.
+const alongIndexes = `SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off`
+
 const heldRows = `d.status = 'pending' AND d.held_since IS NOT NULL`
 
 // heldPairsSQL: pair after pair, each by one probe of deliveries_held_idx beyond the one before, and so none through all
@@ -113,9 +117,7 @@ func (s *Store) HeldOf(ctx context.Context, organization string, limit int) (gro
 	limit = min(max(limit, 1), MaxHeldPairs)
 	// One snapshot: the counts are of the pairs that were found.
 	err = s.inQueryTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(ctx context.Context, tx pgx.Tx) error {
-		// Only deliveries_held_idx has the order that is asked for: nothing sorts what it could read in order, whatever the
-		// statistics say of how few rows are held.
-		if _, err := tx.Exec(ctx, `SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off`); err != nil {
+		if _, err := tx.Exec(ctx, alongIndexes); err != nil {
 			return err
 		}
 		origins, organizations, err := s.heldPairs(ctx, tx, organization, limit+1)

@@ -68,6 +68,7 @@ type Row struct {
 	CustomHeaders  json.RawMessage `json:"custom_headers,omitempty"` // as Payload; null when there are none
 	CredentialUUID *string         `json:"credential_uuid"`
 	MaxAttempts    *int            `json:"max_attempts"`
+	Traceparent    *string         `json:"traceparent"`
 	ScheduledFor   *time.Time      `json:"scheduled_for"`
 	Status         delivery.Status `json:"status"`
 	Claim          int64           `json:"claim"`
@@ -92,7 +93,8 @@ type Row struct {
 const rowColumns = `d.id, d.delivery_uuid::text, d.organization_id, d.workflow_run_id, d.webhook_node_id, d.webhook_name,
        d.endpoint_url, d.endpoint_origin, d.http_method, d.credential_uuid::text, d.max_attempts, d.scheduled_for, d.status,
        d.claim, d.claimed_by, d.leased_until, d.round, d.attempt_count, d.abandoned_count, d.held_since,
-       CASE WHEN d.held_since IS NOT NULL THEN d.held_reason END, d.last_status_code, d.last_error, d.created_at, d.updated_at, d.finished_at, now()`
+       CASE WHEN d.held_since IS NOT NULL THEN d.held_reason END, d.last_status_code, d.last_error, d.created_at, d.updated_at, d.finished_at, now(),
+       left(d.traceparent, 200)`
 
 // targets are where rowColumns go.
 func (r *Row) targets() []any {
@@ -100,7 +102,7 @@ func (r *Row) targets() []any {
 		&r.ID, &r.UUID, &r.OrganizationID, &r.WorkflowRunID, &r.WebhookNodeID, &r.WebhookName,
 		&r.EndpointURL, &r.EndpointOrigin, &r.HTTPMethod, &r.CredentialUUID, &r.MaxAttempts, &r.ScheduledFor, &r.Status,
 		&r.Claim, &r.ClaimedBy, &r.LeasedUntil, &r.Round, &r.AttemptCount, &r.AbandonedCount, &r.HeldSince,
-		&r.HeldReason, &r.LastStatusCode, &r.LastError, &r.CreatedAt, &r.UpdatedAt, &r.FinishedAt, &r.Now,
+		&r.HeldReason, &r.LastStatusCode, &r.LastError, &r.CreatedAt, &r.UpdatedAt, &r.FinishedAt, &r.Now, &r.Traceparent,
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 // Attempt is one finished attempt with what was decided about it: what Record writes.
 type Attempt struct {
 	Fence    delivery.Fence
-	Job      int64 // River's, which ends with the record; 0 when there is none
+	Receiver Receiver // whom a reclaimed one was for; it is not stored
+	Job      int64    // River's, which ends with the record; 0 when there is none
 	Round    int
 	Number   int               // 1-based within the round
 	Started  time.Time         // monotonic: stored as "so long before now, by the database's clock"; zero: the time of the claim
@@ -24,7 +25,7 @@ type Attempt struct {
 	Error      string // what the ledger says; also after a success whose answer could not be read to its end
 	Body       []byte // what was read of the answer
 
-	// Ended is set by a sweep on what it reclaimed: a person had ended the delivery, so there is no next attempt.
+	// Ended is set once it is recorded: a person had ended the delivery, so the decision was not taken.
 	Ended bool
 }
 

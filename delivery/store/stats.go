@@ -17,6 +17,9 @@ type Stats struct {
 	Sending   int64                     // claimed
 	OldestDue *time.Time                // since when the oldest of the due ones is; nil when there is none
 	At        time.Time                 // the database's clock
+
+	OldestWaiting *time.Time // as OldestDue, of those that are not held back on purpose
+	HeldOrigins   int        // receivers that deliveries are held back for, MaxHeldPairs at most; of all organizations only
 }
 
 // statsSQL reads an index once: callers keep what it returns.
@@ -30,9 +33,25 @@ const backlogSQL = `
 SELECT count(*) FILTER (WHERE d.claimed_by IS NULL AND d.scheduled_for <= now()),
        count(*) FILTER (WHERE d.claimed_by IS NOT NULL),
        min(d.scheduled_for) FILTER (WHERE d.claimed_by IS NULL AND d.scheduled_for <= now()),
+       min(d.scheduled_for) FILTER (WHERE d.claimed_by IS NULL AND d.scheduled_for <= now() AND d.held_since IS NULL),
        now()
   FROM {schema}.deliveries d
  WHERE d.status = 'pending' AND ($1::text IS NULL OR d.organization_id = $1)`
+
+// heldOriginsSQL jumps from origin to origin in the index of what is held.
+const heldOriginsSQL = `
+WITH RECURSIVE origins AS (
+    (SELECT d.endpoint_origin FROM {schema}.deliveries d
+      WHERE ` + heldRows + ` AND d.endpoint_origin IS NOT NULL
+      ORDER BY d.endpoint_origin LIMIT 1)
+     UNION ALL
+    SELECT n.endpoint_origin
+      FROM origins o
+     CROSS JOIN LATERAL (SELECT d.endpoint_origin FROM {schema}.deliveries d
+                          WHERE ` + heldRows + ` AND d.endpoint_origin > o.endpoint_origin
+                          ORDER BY d.endpoint_origin LIMIT 1) n
+)
+SELECT count(*)::int FROM (SELECT FROM origins LIMIT $1) o`
 
 // Stats counts the deliveries of an organization, or all when it is empty. It goes through all of them, in an index: it
 // is to be called once in a while, and not for each who asks. It takes 30 s at most.
@@ -51,11 +70,18 @@ func (s *Store) Stats(ctx context.Context, organization string) (Stats, error) {
 		if _, err := pgx.ForEachRow(rows, []any{&status, &n}, func() error { stats.Statuses[status] = n; return nil }); err != nil {
 			return err
 		}
-		return tx.QueryRow(ctx, s.sql(backlogSQL), null(organization)).Scan(&stats.Due, &stats.Sending, &stats.OldestDue, &stats.At)
+		err = tx.QueryRow(ctx, s.sql(backlogSQL), null(organization)).Scan(&stats.Due, &stats.Sending, &stats.OldestDue, &stats.OldestWaiting, &stats.At)
+		if err != nil || organization != "" {
+			return err
+		}
+		if _, err := tx.Exec(ctx, alongIndexes); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, s.sql(heldOriginsSQL), MaxHeldPairs).Scan(&stats.HeldOrigins)
 	})
 	if err != nil {
 		return Stats{}, fmt.Errorf("store: stats: %w", err)
 	}
-	utc(stats.OldestDue, &stats.At)
+	utc(stats.OldestDue, stats.OldestWaiting, &stats.At)
 	return stats, nil
 }

@@ -80,6 +80,16 @@ func TuneForBatches(config *pgxpool.Config) {
 	}
 }
 
+const clockSQL = `SELECT clock_timestamp()`
+
+// Clock is the database's clock.
+func (s *Store) Clock(ctx context.Context) (at time.Time, err error) {
+	if err := s.db.QueryRow(ctx, clockSQL).Scan(&at); err != nil {
+		return at, fmt.Errorf("store: clock: %w", err)
+	}
+	return at, nil
+}
+
 const ownsJobsSQL = `SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = '{schema}.river_job'::regclass`
 
 // OwnsJobs says whether the pool's role owns River's tables: it takes the owner to reindex them.

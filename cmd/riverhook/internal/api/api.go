@@ -227,6 +227,8 @@ type call struct {
 	*auth.Identity
 	body []byte // as it was sent
 	path string
+
+	traceparent string // of the request; it may be none
 }
 
 // organization is the one that a request is about: the token's, or what the request names if the token sees it. Empty: all

@@ -84,6 +84,7 @@ type newDelivery struct {
 	CredentialUUID *string  `json:"credential_uuid,omitempty" doc:"The stored credential that requests are authorized with." format:"uuid"`
 	MaxAttempts    *int     `json:"max_attempts,omitempty" doc:"Default: the service's." minimum:"1" maximum:"1000"`
 	ScheduledFor   *string  `json:"scheduled_for,omitempty" doc:"Not before then. Default: now." format:"date-time"`
+	Traceparent    *string  `json:"traceparent,omitempty" doc:"W3C trace context of what caused it: attempts continue that trace. Default: the request's own traceparent. What is not valid is ignored." example:"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"`
 }
 
 var exampleDelivery = map[string]any{
@@ -96,7 +97,8 @@ type newDeliveries struct {
 }
 
 type createInput struct {
-	Key string `header:"Idempotency-Key" doc:"1 to 255 visible ASCII characters: the same request with the same key is done once in 24 hours, for each organization. A repetition gets the first one's answer; another request with that key, a 409." maxLength:"255"`
+	Key         string `header:"Idempotency-Key" doc:"1 to 255 visible ASCII characters: the same request with the same key is done once in 24 hours, for each organization. A repetition gets the first one's answer; another request with that key, a 409." maxLength:"255"`
+	Traceparent string `header:"Traceparent" doc:"W3C trace context: deliveries that name none belong to this trace."`
 }
 
 // created is a delivery that was accepted.
@@ -113,6 +115,7 @@ type createOutput struct {
 }
 
 func (a *API) createDelivery(_ context.Context, c call, in *createInput, d *newDelivery) (*createOutput, error) {
+	c.traceparent = in.Traceparent
 	row, dropped, problems := a.insertion(c, d, "body")
 	if len(problems) > 0 {
 		return nil, refused(problems)
@@ -153,6 +156,7 @@ func (a *API) createDeliveries(ctx context.Context, c call, in *createInput, b *
 	if n := len(b.Deliveries); n < 1 || n > maxBatch {
 		return nil, wrong("body.deliveries", fmt.Sprintf("must have 1 to %d deliveries", maxBatch))
 	}
+	c.traceparent = in.Traceparent
 	rows := make([]store.Insertion, len(b.Deliveries))
 	dropped := make([][]string, len(rows))
 	var problems []*huma.ErrorDetail
@@ -310,8 +314,21 @@ func (a *API) insertion(c call, d *newDelivery, prefix string) (row store.Insert
 	if len(row.Payload) > a.maxPayload {
 		k.wrong("payload", fmt.Sprintf("is %d bytes, more than the %d that this service sends (RIVERHOOK_MAX_PAYLOAD)", len(row.Payload), a.maxPayload))
 	}
+	row.Traceparent = traceparent(c, d)
 	row.CustomHeaders, dropped = a.customHeaders(k, d.CustomHeaders)
 	return row, dropped, k.problems
+}
+
+// traceparent is the trace that a delivery belongs to: the one that it names, or else the request's.
+func traceparent(c call, d *newDelivery) *string {
+	named := c.traceparent
+	if d.Traceparent != nil {
+		named = *d.Traceparent
+	}
+	if valid := delivery.Traceparent(named); valid != "" {
+		return &valid
+	}
+	return nil
 }
 
 func (a *API) checkEndpoint(k *checks, d *newDelivery) {

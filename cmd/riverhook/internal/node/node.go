@@ -21,6 +21,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"riverqueue.com/riverui"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/events"
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/replay"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
@@ -58,6 +59,10 @@ type Config struct {
 	LogRequests           bool
 	MaxPayload            int
 	SendWithoutCredential bool
+	AlertURL              string // where events are sent; empty: they are logged only
+
+	WorkerHooks  worker.Hooks // may be empty, as the sweeper's
+	SweeperHooks sweeper.Hooks
 }
 
 const (
@@ -84,6 +89,7 @@ type Node struct {
 
 	pools pools
 	store *store.Store // on the pool for everything else
+	watch *events.Watch
 	ready atomic.Bool
 	ui    atomic.Pointer[riverui.Handler]
 }
@@ -132,6 +138,7 @@ func New(c Config) (*Node, error) {
 		return nil, fmt.Errorf("node: connection pools: %w", err)
 	}
 	n.store = store.New(n.pools.other, c.Schema)
+	n.watch = events.New(events.Config{Store: n.store, Log: n.Log, Node: n.ID, URL: n.AlertURL})
 	return n, nil
 }
 
@@ -273,6 +280,8 @@ func (n *Node) deliver(ctx context.Context) error {
 		LogRequests: n.LogRequests,
 
 		SendWithoutCredential: n.SendWithoutCredential,
+
+		Hooks: n.workerHooks(),
 	})
 	defer n.keep(context.WithoutCancel(ctx), presence, w)()
 	if err := w.LoadPauses(ctx); err != nil {
@@ -290,7 +299,10 @@ func (n *Node) deliver(ctx context.Context) error {
 		n.Log.Warn("no sweep at the start", "error", err)
 	}
 	var loops sync.WaitGroup
+	defer n.watch.Close()
 	loops.Go(func() { w.Isolate(ctx) })
+	n.watch.CheckSigned(ctx)
+	loops.Go(func() { n.watch.Run(ctx) })
 	watch := sweeper.NewWatch(sweeper.WatchConfig{Store: n.store, Sweeper: n.NewSweeper(), Log: n.Log, Node: n.ID, Interval: n.SweepInterval})
 	loops.Go(func() { watch.Run(ctx) })
 	defer loops.Wait()
@@ -348,9 +360,28 @@ func (n *Node) keep(ctx context.Context, presence *worker.Presence, w *worker.Wo
 	}
 }
 
+// workerHooks are those of the settings, and the watch's.
+func (n *Node) workerHooks() worker.Hooks {
+	hooks := n.WorkerHooks
+	hooks.Recorded = n.watch.Attempted
+	return hooks
+}
+
+func (n *Node) sweeperHooks() sweeper.Hooks {
+	hooks := n.SweeperHooks
+	reclaimed := hooks.Reclaimed
+	hooks.Reclaimed = func(a store.Attempt) {
+		if reclaimed != nil {
+			reclaimed(a)
+		}
+		n.watch.Reclaimed(a)
+	}
+	return hooks
+}
+
 // NewSweeper is a sweeper on this node's pool for everything else.
 func (n *Node) NewSweeper() *sweeper.Sweeper {
-	return sweeper.New(sweeper.Config{Store: n.store, Policy: n.Policy, Log: n.Log, Node: n.ID})
+	return sweeper.New(sweeper.Config{Store: n.store, Policy: n.Policy, Log: n.Log, Node: n.ID, Hooks: n.sweeperHooks()})
 }
 
 func (n *Node) newRetention() *sweeper.Retention {
