@@ -155,14 +155,10 @@ func (t *torture) slice(s step) doing {
 	return t.poison(s, check.None, "slicer", map[string]int{"average_size": 100, "size_variation": 50, "delay": s.Size})
 }
 
-// never is so late that no row was updated after it.
-var never = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
-
 func (t *torture) truncateJobs(step) doing {
-	t.jobsGone.Store(&never) // until it is over
+	t.jobsGone.begin()
 	err := t.database.exec(t.ctx, `TRUNCATE `+schema+`.river_job`)
-	now := time.Now().Add(sec)
-	t.jobsGone.Store(&now)
+	t.jobsGone.end(time.Now().Add(sec))
 	return doing{err: err}
 }
 
@@ -208,13 +204,12 @@ func (t *torture) jumpClock(s step) doing {
 		return doing{none: true}
 	}
 	ahead := time.Duration(s.Size) * sec
-	t.jobsGone.Store(&never)
+	t.jobsGone.begin()
 	err := t.clock.set(ahead)
 	wait(t.ctx, s.For)
 	err = errors.Join(err, t.clock.set(0))
-	wait(t.ctx, 2*sec)           // until it is read again
-	now := time.Now().Add(ahead) // rows have times of then
-	t.jobsGone.Store(&now)
+	wait(t.ctx, 2*sec)                    // until it is read again
+	t.jobsGone.end(time.Now().Add(ahead)) // rows have times of then
 	return doing{detail: ahead.String(), excuse: check.Clock, aftermath: ahead, err: err}
 }
 

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,7 +56,7 @@ type torture struct {
 	receivers *receivers
 	app       *application
 	acts      *journal
-	jobsGone  atomic.Pointer[time.Time]
+	jobsGone  jobsGone
 	started   time.Time
 
 	printing  sync.Mutex // of out
@@ -68,6 +67,42 @@ type torture struct {
 	sightings []check.Sighting
 	looks     int
 	now       map[int]string
+}
+
+// jobsGone is until when, by the time in a row, the row may have lost its job to a fault. The zero value: none has.
+type jobsGone struct {
+	mu    sync.Mutex
+	going bool
+	until time.Time
+}
+
+// never is so late that no row was updated after it.
+var never = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// begin says that jobs are going now, and end that no row of later than until loses its job any more. The mark never goes
+// back: rows that were updated while the clock was ahead keep their times, whatever happens next.
+func (j *jobsGone) begin() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.going = true
+}
+
+func (j *jobsGone) end(until time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.going = false
+	if until.After(j.until) {
+		j.until = until
+	}
+}
+
+func (j *jobsGone) mark() time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.going {
+		return never
+	}
+	return j.until
 }
 
 // struck is a fault with its node still to be named.
@@ -91,7 +126,6 @@ func run(ctx context.Context, o options) (result *outcome, err error) {
 		return nil, fmt.Errorf("torture: %w", err)
 	}
 	t := &torture{options: o, counts: make(map[string]int), now: make(map[int]string)}
-	t.jobsGone.Store(&time.Time{})
 	defer func() { err = errors.Join(err, t.close()) }()
 	if err := t.open(ctx); err != nil {
 		return nil, err
@@ -284,10 +318,10 @@ func (t *torture) look(ctx context.Context) {
 			conn = fresh
 		}
 		try, cancel := context.WithTimeout(ctx, statementTimeout)
-		gone := t.jobsGone.Load()
-		seen, err := check.Look(try, conn, schema, *gone)
+		gone := t.jobsGone.mark()
+		seen, err := check.Look(try, conn, schema, gone)
 		cancel()
-		if err != nil || t.jobsGone.Load() != gone { // they went while it looked
+		if err != nil || t.jobsGone.mark() != gone { // they went while it looked
 			continue
 		}
 		t.mu.Lock()

@@ -116,6 +116,21 @@ func TestPlanIsTheSeeds(t *testing.T) {
 	assert.GreaterOrEqual(t, len(struck), 20, "choose another seed for the short form: %v", struck)
 }
 
+// TestJobsGoneNeverGoesBack: a TRUNCATE soon after the clock was ahead must not forget the rows of then.
+func TestJobsGoneNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	var gone jobsGone
+	now := time.Now()
+	assert.True(t, gone.mark().IsZero())
+	gone.begin()
+	assert.Equal(t, never, gone.mark())
+	gone.end(now.Add(time.Minute))
+	gone.begin()
+	assert.Equal(t, never, gone.mark())
+	gone.end(now)
+	assert.Equal(t, now.Add(time.Minute), gone.mark())
+}
+
 func TestJournalIsReadAsItWasWritten(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "requests.jsonl")
