@@ -9,6 +9,7 @@ import (
 
 	"github.com/riverqueue/river"
 
+	"github.com/riverhook/riverhook/delivery/progress"
 	"github.com/riverhook/riverhook/delivery/store"
 )
 
@@ -40,6 +41,7 @@ type RetentionConfig struct {
 	Done       time.Duration // deliveries that succeeded or were canceled
 	DeadLetter time.Duration // dead letters
 	Log        *slog.Logger
+	Progress   *progress.Board // is told of each page; may be nil
 }
 
 // Forever says that nothing is ever removed.
@@ -104,6 +106,7 @@ func (r *Retention) Run(ctx context.Context) (total RetentionCounts, err error) 
 func (r *Retention) page(ctx context.Context, what store.Retained, age time.Duration, after store.RetentionCursor) (store.RetentionPage, error) {
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
+	defer r.Progress.Begin("retention page", pageTimeout)()
 	return r.Store.RetentionPage(ctx, what, age, after, retentionPageSize)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/failpoint"
+	"github.com/riverhook/riverhook/delivery/progress"
 	"github.com/riverhook/riverhook/delivery/store"
 )
 
@@ -40,6 +41,8 @@ type Config struct {
 	Log    *slog.Logger
 	Hooks  Hooks  // may be empty
 	Node   string // the one that sweeps, which is registered; empty: none, and nobody is told
+
+	Progress *progress.Board // is told of each sweep and page; may be nil
 }
 
 // Sweeper sweeps.
@@ -49,11 +52,13 @@ type Sweeper struct {
 	log    *slog.Logger
 	hooks  Hooks
 	node   string
+
+	progress *progress.Board
 }
 
 // New is a sweeper.
 func New(c Config) *Sweeper {
-	return &Sweeper{store: c.Store, policy: c.Policy, log: c.Log, node: c.Node, hooks: c.Hooks.whole()}
+	return &Sweeper{store: c.Store, policy: c.Policy, log: c.Log, node: c.Node, hooks: c.Hooks.whole(), progress: c.Progress}
 }
 
 // Counts is what one sweep did, and what it found and left alone.
@@ -149,12 +154,14 @@ func wait(ctx context.Context, d time.Duration) bool {
 func (s *Sweeper) ended(ctx context.Context) ([]store.Attempt, int, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
+	defer s.progress.Begin("sweep page", pageTimeout)()
 	return s.store.SweepEnded(ctx, pageSize, s.abandoned)
 }
 
 func (s *Sweeper) page(ctx context.Context, after store.SweepCursor) (store.SweepPage, error) {
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
+	defer s.progress.Begin("sweep page", pageTimeout)()
 	return s.store.SweepPage(ctx, after, pageSize, s.abandoned)
 }
 

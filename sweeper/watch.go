@@ -74,6 +74,7 @@ func (w *Watch) Run(ctx context.Context) {
 func (w *Watch) look(ctx context.Context) (store.Look, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
+	defer w.Sweeper.progress.Begin("watch", lookTimeout)()
 	return w.Store.Look(ctx, w.Node)
 }
 
@@ -81,6 +82,7 @@ func (w *Watch) look(ctx context.Context) (store.Look, error) {
 func (w *Watch) dead(ctx context.Context, silent []store.Silence) (nodes []string) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
+	defer w.Sweeper.progress.Begin("watch", lookTimeout)()
 	now := time.Now()
 	seen := make(map[string]sighting, len(silent))
 	for _, s := range silent {
@@ -106,6 +108,7 @@ func (w *Watch) dead(ctx context.Context, silent []store.Silence) (nodes []strin
 func (w *Watch) reclaim(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, reclaimTimeout)
 	defer cancel()
+	defer w.Sweeper.progress.Begin("watch", reclaimTimeout)()
 	started := time.Now()
 	counts, err := w.Sweeper.Reclaim(ctx)
 	switch {
@@ -139,6 +142,7 @@ func (s *Sweeper) Reclaim(ctx context.Context) (total Counts, err error) {
 func (s *Sweeper) deadPage(ctx context.Context, after store.SweepCursor) (store.DeadPage, error) {
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
+	defer s.progress.Begin("reclaim page", pageTimeout)()
 	return s.store.ReclaimDead(ctx, after, deadPageSize, s.abandoned)
 }
 
@@ -146,6 +150,7 @@ func (s *Sweeper) deadPage(ctx context.Context, after store.SweepCursor) (store.
 func (s *Sweeper) run(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
+	defer s.progress.Begin("sweep", Timeout)()
 	started := time.Now()
 	counts, err := s.Sweep(ctx)
 	s.hooks.Swept(resultOf(ctx, err))

@@ -26,6 +26,8 @@ const (
 	passingOrigins, passing = 1000, 1000
 	// pullAgain is how soon the next round follows one that found more of a receiver that answers than it pulled.
 	pullAgain = 20 * time.Millisecond
+	// isolationStatements have a statementTimeout each in one round: pauses, passing, pulling, clearing.
+	isolationStatements = 4
 )
 
 // admit waits, for firstAnswer at most, until an attempt may begin, or says why the delivery is to be held back.
@@ -69,7 +71,9 @@ func (w *Worker) flushHolds(releases []store.Release) []bool {
 	held := make([]bool, len(releases))
 	ctx, cancel := context.WithTimeout(w.life, statementTimeout)
 	defer cancel()
+	end := w.progress.Begin("holds", statementTimeout)
 	busy, err := w.store.Release(ctx, releases)
+	end()
 	if err != nil {
 		w.log.WarnContext(ctx, "holding back failed: trying again", "deliveries", len(releases), "error", err)
 		return held
@@ -99,38 +103,51 @@ func (w *Worker) LoadPauses(ctx context.Context) error {
 // Isolate pulls held deliveries for which there is room, keeps the front of the queue clear of what would be held back, and
 // lets others pass the backlog of a busy origin, until ctx ends. What fails is tried again in the next round.
 func (w *Worker) Isolate(ctx context.Context) {
-	var after store.Receiver
-	var passedBy string
-	loaded, pause := time.Now(), isolationInterval
+	at, pause := isolated{loaded: time.Now()}, isolationInterval
 	for sleep(ctx, pause+rand.N(pause/5+1)) { //nolint:gosec // so that nodes take turns
-		w.limiter.look(time.Now())
-		if time.Since(loaded) >= pausesInterval {
-			loaded = time.Now()
-			if err := w.LoadPauses(ctx); err != nil && ctx.Err() == nil {
-				w.log.DebugContext(ctx, "pauses are not known anew: trying again", "error", err)
-			}
-			w.limiter.forget(loaded)
+		end := w.progress.Begin("isolation", isolationStatements*statementTimeout)
+		pause = w.isolate(ctx, &at)
+		end()
+	}
+}
+
+// isolated is where a round of Isolate goes on from.
+type isolated struct {
+	loaded   time.Time // when the pauses were
+	after    store.Receiver
+	passedBy string
+}
+
+// isolate is one round, and says how soon the next one is.
+func (w *Worker) isolate(ctx context.Context, at *isolated) (pause time.Duration) {
+	w.limiter.look(time.Now())
+	if time.Since(at.loaded) >= pausesInterval {
+		at.loaded = time.Now()
+		if err := w.LoadPauses(ctx); err != nil && ctx.Err() == nil {
+			w.log.DebugContext(ctx, "pauses are not known anew: trying again", "error", err)
 		}
-		pause = isolationInterval
-		refused, paused := w.limiter.refusals(time.Now(), manyRefusals)
-		w.clearing.Store(len(refused) > 0)
-		var more bool
-		var err error
-		passedBy, err = w.pass(ctx, passedBy, len(refused) > 0)
-		if err == nil {
-			if after, more, err = w.pull(ctx, after); more {
-				pause = pullAgain
-			}
-		}
-		if err == nil && (len(refused) > 0 || paused) {
-			if more, err = w.clear(ctx, refused); more {
-				pause = 0
-			}
-		}
-		if err != nil && ctx.Err() == nil {
-			w.log.DebugContext(ctx, "isolation: trying again", "error", err)
+		w.limiter.forget(at.loaded)
+	}
+	pause = isolationInterval
+	refused, paused := w.limiter.refusals(time.Now(), manyRefusals)
+	w.clearing.Store(len(refused) > 0)
+	var more bool
+	var err error
+	at.passedBy, err = w.pass(ctx, at.passedBy, len(refused) > 0)
+	if err == nil {
+		if at.after, more, err = w.pull(ctx, at.after); more {
+			pause = pullAgain
 		}
 	}
+	if err == nil && (len(refused) > 0 || paused) {
+		if more, err = w.clear(ctx, refused); more {
+			pause = 0
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		w.log.DebugContext(ctx, "isolation: trying again", "error", err)
+	}
+	return pause
 }
 
 // clear holds back what of the queue's front would be held back one by one. more says that there was a lot of it.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/riverhook/riverhook/delivery/progress"
 	"github.com/riverhook/riverhook/delivery/store"
 )
 
@@ -23,6 +24,10 @@ const (
 	presenceEnd     = store.DeadAfter - 2*time.Second
 	presenceCheck   = 250 * time.Millisecond
 	presenceMention = 10 * time.Second // between two complaints
+	// proveTimeout is of one proof: it asks, closes a connection that fails, and takes the lock again.
+	proveTimeout = 2*presenceTry + 2*discardTimeout
+	// discardTimeout is for closing a connection.
+	discardTimeout = time.Second
 )
 
 // Presence is the lock by which the peers of a node know that it lives, held on a connection of its own. A nil Presence is
@@ -32,14 +37,16 @@ type Presence struct {
 	store         *store.Store
 	log           *slog.Logger
 	node, version string
+	progress      *progress.Board
 
 	conn   *pgxpool.Conn             // while the lock is held
 	proven atomic.Pointer[time.Time] // when the last proof was asked for
 }
 
-// NewPresence is a presence that is not taken yet. The pool is for one connection, which nothing else may use.
-func NewPresence(pool *pgxpool.Pool, st *store.Store, log *slog.Logger, node, version string) *Presence {
-	return &Presence{pool: pool, store: st, log: log, node: node, version: version}
+// NewPresence is a presence that is not taken yet. The pool is for one connection, which nothing else may use. The board is
+// told of each proof, and may be nil.
+func NewPresence(pool *pgxpool.Pool, st *store.Store, log *slog.Logger, node, version string, board *progress.Board) *Presence {
+	return &Presence{pool: pool, store: st, log: log, node: node, version: version, progress: board}
 }
 
 // Take takes the lock, or says why that cannot be. store.ErrPooler means that it never will.
@@ -76,7 +83,9 @@ func (p *Presence) Keep(ctx context.Context, lost func()) {
 	var mentioned time.Time
 	for wait := presencePing; sleep(ctx, wait); {
 		wait = presencePing
+		end := p.progress.Begin("presence", proveTimeout)
 		err := p.prove(ctx)
+		end()
 		if err == nil {
 			continue
 		}
@@ -120,7 +129,9 @@ func (p *Presence) watch(ctx context.Context, lost func()) {
 		switch {
 		case away && !said:
 			p.log.ErrorContext(ctx, "this node cannot prove that it lives: attempts in flight are ended, and none is begun", "for", p.unproven().Round(time.Millisecond).String())
+			end := p.progress.Begin("presence", presenceTry)
 			lost()
+			end()
 		case said && !away:
 			p.log.InfoContext(ctx, "this node can prove that it lives again")
 		}
@@ -152,7 +163,7 @@ func discard(conn *pgxpool.Conn) {
 	if conn == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), discardTimeout)
 	defer cancel()
 	_ = conn.Conn().Close(ctx)
 	conn.Release()

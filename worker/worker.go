@@ -15,6 +15,7 @@ import (
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/failpoint"
+	"github.com/riverhook/riverhook/delivery/progress"
 	"github.com/riverhook/riverhook/delivery/store"
 )
 
@@ -47,6 +48,9 @@ type Config struct {
 	SendWithoutCredential bool
 
 	Hooks Hooks // may be empty
+
+	// Progress is told of each try of the worker's loops. It may be nil.
+	Progress *progress.Board
 }
 
 // Worker is River's worker of the jobs that wake a delivery up.
@@ -65,6 +69,7 @@ type Worker struct {
 	keys              *credential.Keyring
 	logRequests       bool
 	hooks             Hooks
+	progress          *progress.Board
 	presence          *Presence
 	jobEnded          func(int64)
 
@@ -117,7 +122,7 @@ func New(c Config) *Worker {
 	w := &Worker{
 		store: c.Store, transport: c.Transport, log: c.Log, node: c.Node, policy: c.Policy, headers: c.Headers,
 		timeout: c.Timeout, lease: c.Lease, maxPayload: c.MaxPayload, missingCredential: c.SendWithoutCredential,
-		keys: c.Keys, logRequests: c.LogRequests, presence: c.Presence, jobEnded: c.JobEnded, hooks: c.Hooks.whole(),
+		keys: c.Keys, logRequests: c.LogRequests, presence: c.Presence, jobEnded: c.JobEnded, hooks: c.Hooks.whole(), progress: c.Progress,
 		suspects:   [2]chan struct{}{make(chan struct{}, suspectsAfterTwo), make(chan struct{}, suspectsAfterMore)},
 		unresolved: make(map[int64]int), attempts: make(map[*attempt]struct{}),
 	}
@@ -341,11 +346,13 @@ type claim struct {
 
 func (w *Worker) flushClaims(jobs []delivery.JobArgs) []claim {
 	w.hooks.Batch(StepClaim, len(jobs))
+	end := w.progress.Begin("claims", statementTimeout)
 	claims := make([]claim, len(jobs))
 	sent := time.Now()
 	ctx, cancel := context.WithTimeout(w.life, statementTimeout)
 	defer cancel()
 	claimed, err := w.store.Claim(ctx, w.node, jobs, store.ClaimLimits{Lease: w.lease, MaxPayload: w.maxPayload, MaxBatch: maxBatchBytes})
+	end()
 	if store.IsRowError(err) && len(jobs) > 1 { // as flushRecords
 		half := len(jobs) / 2
 		return append(w.flushClaims(jobs[:half]), w.flushClaims(jobs[half:])...)
@@ -404,9 +411,11 @@ func (w *Worker) releaseNow(releases []store.Release) {
 	ctx, cancel := context.WithTimeout(w.life, w.lease)
 	defer cancel()
 	for delay := minDelay; len(releases) > 0; delay = min(2*delay, maxDelay) {
+		end := w.progress.Begin("releases", statementTimeout)
 		try, cancel := context.WithTimeout(ctx, statementTimeout)
 		busy, err := w.store.Release(try, releases)
 		cancel()
+		end()
 		if err == nil {
 			releases = busy
 		}
@@ -477,9 +486,11 @@ func (w *Worker) flushRecords(attempts []store.Attempt) []record {
 	// Not the jobs' context: an outcome that is there is recorded also while the process stops.
 	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
 	defer cancel()
+	end := w.progress.Begin("records", statementTimeout)
 	failpoint.Hit(failpoint.BeforeRecord)
 	verdicts, err := w.store.Record(ctx, attempts)
 	failpoint.Hit(failpoint.AfterRecord)
+	end()
 	if store.IsRowError(err) && len(attempts) > 1 {
 		half := len(attempts) / 2
 		return append(w.flushRecords(attempts[:half]), w.flushRecords(attempts[half:])...)

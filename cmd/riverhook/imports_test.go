@@ -22,22 +22,23 @@ var imports = map[string][]string{
 	"delivery/credential":              {},
 	"delivery/egress":                  {},
 	"delivery/failpoint":               {},
+	"delivery/progress":                {},
 	"delivery/signing":                 {},
 	"delivery/store":                   {"delivery", "delivery/failpoint"},
-	"worker":                           {"delivery", "delivery/credential", "delivery/egress", "delivery/failpoint", "delivery/signing", "delivery/store"},
-	"sweeper":                          {"delivery", "delivery/failpoint", "delivery/store"},
+	"worker":                           {"delivery", "delivery/credential", "delivery/egress", "delivery/failpoint", "delivery/progress", "delivery/signing", "delivery/store"},
+	"sweeper":                          {"delivery", "delivery/failpoint", "delivery/progress", "delivery/store"},
 	"migrations":                       {},
 	"migrations/pgtemp":                {},
 	"migrations/pgtest":                {"migrations", "migrations/pgtemp"},
-	"cmd/riverhook":                    {"cmd/riverhook/internal/api", "cmd/riverhook/internal/auth", "cmd/riverhook/internal/bench", "cmd/riverhook/internal/counts", "cmd/riverhook/internal/dashboard", "cmd/riverhook/internal/events", "cmd/riverhook/internal/metrics", "cmd/riverhook/internal/node", "cmd/riverhook/internal/tracing", "delivery", "delivery/credential", "delivery/egress", "delivery/failpoint", "delivery/signing", "delivery/store", "migrations", "sweeper"},
+	"cmd/riverhook":                    {"cmd/riverhook/internal/api", "cmd/riverhook/internal/auth", "cmd/riverhook/internal/bench", "cmd/riverhook/internal/counts", "cmd/riverhook/internal/dashboard", "cmd/riverhook/internal/events", "cmd/riverhook/internal/metrics", "cmd/riverhook/internal/node", "cmd/riverhook/internal/tracing", "delivery", "delivery/credential", "delivery/egress", "delivery/failpoint", "delivery/progress", "delivery/signing", "delivery/store", "migrations", "sweeper"},
 	"cmd/riverhook/internal/api":       {"cmd/riverhook/internal/ask", "cmd/riverhook/internal/auth", "cmd/riverhook/internal/counts", "delivery", "delivery/credential", "delivery/signing", "delivery/store"},
 	"cmd/riverhook/internal/auth":      {"delivery/credential", "delivery/store"},
 	"cmd/riverhook/internal/bench":     {"delivery", "delivery/egress", "delivery/store", "migrations", "migrations/pgtemp"},
 	"cmd/riverhook/internal/counts":    {},
-	"cmd/riverhook/internal/node":      {"cmd/riverhook/internal/events", "cmd/riverhook/internal/replay", "delivery", "delivery/credential", "delivery/egress", "delivery/store", "migrations", "sweeper", "worker"},
+	"cmd/riverhook/internal/node":      {"cmd/riverhook/internal/events", "cmd/riverhook/internal/replay", "delivery", "delivery/credential", "delivery/egress", "delivery/progress", "delivery/store", "migrations", "sweeper", "worker"},
 	"cmd/riverhook/internal/replay":    {"delivery/store"},
 	"cmd/riverhook/internal/metrics":   {"delivery", "delivery/store", "sweeper", "worker"},
-	"cmd/riverhook/internal/events":    {"delivery", "delivery/store"},
+	"cmd/riverhook/internal/events":    {"delivery", "delivery/progress", "delivery/store"},
 	"cmd/riverhook/internal/tracing":   {"delivery"},
 	"cmd/demo":                         {"migrations/pgtemp"},
 	"cmd/devpg":                        {"migrations/pgtemp"},
@@ -48,7 +49,7 @@ var imports = map[string][]string{
 }
 
 // standardOnly are packages that import nothing but ours and the standard library.
-var standardOnly = []string{"delivery", "delivery/credential", "delivery/failpoint", "delivery/signing"}
+var standardOnly = []string{"delivery", "delivery/credential", "delivery/failpoint", "delivery/progress", "delivery/signing"}
 
 func TestImports(t *testing.T) {
 	t.Parallel()

@@ -34,7 +34,7 @@ const tokenWait = 2 * time.Second
 
 // mayListen says whether the listener may be where it is wanted: any address but a loopback one takes a token, in the
 // settings or in the database. It waits for a database that is not up.
-func (s *serveCmd) mayListen(ctx context.Context, database *pgxpool.Config, token credential.Secret, log *slog.Logger) error {
+func (s *serveCmd) mayListen(ctx context.Context, database *pgxpool.Config, token credential.Secret, log *slog.Logger, systemd *systemd) error {
 	if !token.IsZero() || loopbackOnly(s.Listen) {
 		return nil
 	}
@@ -64,6 +64,7 @@ func (s *serveCmd) mayListen(ctx context.Context, database *pgxpool.Config, toke
 		case errors.As(err, &pg) && !strings.HasPrefix(pg.Code, "57P") && !strings.HasPrefix(pg.Code, "53"):
 			return explainDatabaseError(err, "service")
 		case !waited:
+			systemd.tell("STATUS=waiting for Postgres, to see whether there is a token")
 			log.Warn("waiting for Postgres, to see whether there is a token: without one, only loopback is listened on", "listen", s.Listen, "error", err)
 		}
 		select {

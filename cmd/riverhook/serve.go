@@ -125,7 +125,8 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	if err := s.mayListen(ctx, database, token, log); err != nil {
+	systemd := newSystemd(log)
+	if err := s.mayListen(ctx, database, token, log, systemd); err != nil {
 		return err
 	}
 	stdlog.SetOutput(io.Discard) // net/http quotes there what receivers sent unasked
@@ -140,6 +141,7 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 		Timeout: time.Duration(s.Timeout), Lease: s.lease(), Policy: s.policy(), SweepInterval: time.Duration(s.SweepInterval),
 		Retention: time.Duration(s.Retention), RetentionDeadLetter: time.Duration(s.RetentionDeadLetter),
 		Headers:    s.rules(),
+		Progress:   &systemd.board,
 		MaxPayload: int(s.MaxPayload), SendWithoutCredential: s.MissingCredential == "send", Keys: keys, LogRequests: s.LogRequests, AlertURL: s.AlertURL,
 		Egress: egress.Config{Allow: s.EgressAllow, Deny: s.EgressDeny, Never: []netip.AddrPort{addressOf(listener)}},
 	})
@@ -153,6 +155,7 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 	web := s.newWeb(ctx, n, token, listener.Addr())
 	defer startTracing(ctx, n, log)()
 	server := web.server()
+	defer systemd.watch(ctx, n, time.Duration(s.Timeout))()
 	group.Go(func() error {
 		web.api.Run(ctx)
 		return nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/riverhook/riverhook/delivery"
+	"github.com/riverhook/riverhook/delivery/progress"
 	"github.com/riverhook/riverhook/delivery/store"
 )
 
@@ -37,9 +38,10 @@ type Config struct {
 	Store    *store.Store
 	Log      *slog.Logger
 	Node     string
-	URL      string        // where events are sent; empty: they are logged only
-	Interval time.Duration // 0: the package's
-	Quiet    time.Duration // how long no second event of a type is sent about an origin; 0: five minutes
+	URL      string          // where events are sent; empty: they are logged only
+	Interval time.Duration   // 0: the package's
+	Quiet    time.Duration   // how long no second event of a type is sent about an origin; 0: five minutes
+	Progress *progress.Board // is told of each call of the database; may be nil
 }
 
 // Watch watches attempts. Attempted and Reclaimed cost a lock and a look into a map.
@@ -187,6 +189,7 @@ func (w *Watch) flush(ctx context.Context) {
 func (w *Watch) tell(ctx context.Context, some []*store.OriginSeen, room int) (told int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
+	defer w.Progress.Begin("events", flushTimeout)()
 	seen := make([]store.OriginSeen, len(some))
 	for i, one := range some {
 		seen[i] = *one
@@ -263,6 +266,7 @@ func (w *Watch) keep(untold []*store.OriginSeen) {
 func (w *Watch) refresh(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
+	defer w.Progress.Begin("events", flushTimeout)()
 	failed, err := w.Store.FailedOrigins(ctx)
 	if err == nil {
 		w.mu.Lock()

@@ -26,6 +26,7 @@ import (
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/egress"
+	"github.com/riverhook/riverhook/delivery/progress"
 	"github.com/riverhook/riverhook/delivery/store"
 	"github.com/riverhook/riverhook/migrations"
 	"github.com/riverhook/riverhook/sweeper"
@@ -60,6 +61,8 @@ type Config struct {
 	MaxPayload            int
 	SendWithoutCredential bool
 	AlertURL              string // where events are sent; empty: they are logged only
+
+	Progress *progress.Board // is told of each try of every loop; may be nil
 
 	WorkerHooks  worker.Hooks // may be empty, as the sweeper's
 	SweeperHooks sweeper.Hooks
@@ -138,7 +141,7 @@ func New(c Config) (*Node, error) {
 		return nil, fmt.Errorf("node: connection pools: %w", err)
 	}
 	n.store = store.New(n.pools.other, c.Schema)
-	n.watch = events.New(events.Config{Store: n.store, Log: n.Log, Node: n.ID, URL: n.AlertURL})
+	n.watch = events.New(events.Config{Store: n.store, Log: n.Log, Node: n.ID, URL: n.AlertURL, Progress: n.Progress})
 	return n, nil
 }
 
@@ -282,6 +285,8 @@ func (n *Node) deliver(ctx context.Context) error {
 		SendWithoutCredential: n.SendWithoutCredential,
 
 		Hooks: n.workerHooks(),
+
+		Progress: n.Progress,
 	})
 	defer n.keep(context.WithoutCancel(ctx), presence, w)()
 	if err := w.LoadPauses(ctx); err != nil {
@@ -329,7 +334,7 @@ func (n *Node) enter(ctx context.Context) (*worker.Presence, error) {
 	if n.PollOnly {
 		return nil, n.store.Register(try, n.ID, n.Version)
 	}
-	presence := worker.NewPresence(n.pools.presence, n.store, n.Log, n.ID, n.Version)
+	presence := worker.NewPresence(n.pools.presence, n.store, n.Log, n.ID, n.Version, n.Progress)
 	err := presence.Take(try)
 	if errors.Is(err, store.ErrPooler) {
 		n.Log.Warn("what a node held that dies waits for the end of its lease: set RIVERHOOK_POLL_ONLY=true behind a pooler", "error", err)
@@ -381,11 +386,11 @@ func (n *Node) sweeperHooks() sweeper.Hooks {
 
 // NewSweeper is a sweeper on this node's pool for everything else.
 func (n *Node) NewSweeper() *sweeper.Sweeper {
-	return sweeper.New(sweeper.Config{Store: n.store, Policy: n.Policy, Log: n.Log, Node: n.ID, Hooks: n.sweeperHooks()})
+	return sweeper.New(sweeper.Config{Store: n.store, Policy: n.Policy, Log: n.Log, Node: n.ID, Hooks: n.sweeperHooks(), Progress: n.Progress})
 }
 
 func (n *Node) newRetention() *sweeper.Retention {
-	return sweeper.NewRetention(sweeper.RetentionConfig{Store: n.store, Done: n.Retention, DeadLetter: n.RetentionDeadLetter, Log: n.Log})
+	return sweeper.NewRetention(sweeper.RetentionConfig{Store: n.store, Done: n.Retention, DeadLetter: n.RetentionDeadLetter, Log: n.Log, Progress: n.Progress})
 }
 
 func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper, ended *endedJobs) (*river.Client[pgx.Tx], error) {
@@ -458,6 +463,9 @@ func (n *Node) ServeUI(w http.ResponseWriter, r *http.Request) {
 	}
 	ui.ServeHTTP(w, r)
 }
+
+// Delivering says whether this node has begun to deliver and was not told to stop, wherever Postgres is just now.
+func (n *Node) Delivering() bool { return n.ready.Load() }
 
 // Ready is nil while deliveries are worked: the database answers, its schema fits, River runs.
 func (n *Node) Ready(ctx context.Context) error {
