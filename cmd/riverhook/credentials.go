@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/riverhook/riverhook/delivery/credential"
@@ -221,20 +223,40 @@ func reseal(keys *credential.Keyring, cell store.Sealed) ([]byte, error) {
 	return keys.Seal(plain, cell.UUID, cell.OrganizationID)
 }
 
-// secretSetting reads a setting that is a secret: the variable itself, or the file that NAME_FILE names.
+// secretSetting reads a setting that is a secret: the variable itself, or the file that NAME_FILE names, or the credential
+// that systemd's LoadCredential= put into $CREDENTIALS_DIRECTORY (RIVERHOOK_SECRET_KEY's is secret_key).
 func secretSetting(name string) (string, error) {
 	if value := os.Getenv(name); value != "" {
 		return value, nil
 	}
 	file := os.Getenv(name + "_FILE")
 	if file == "" {
-		return "", nil
+		return loadedCredential(strings.ToLower(strings.TrimPrefix(name, "RIVERHOOK_")))
 	}
 	value, err := os.ReadFile(file) //nolint:gosec // the operator's file
 	if err != nil {
 		return "", fmt.Errorf("%s_FILE: %w", name, err)
 	}
 	return strings.TrimSpace(string(value)), nil
+}
+
+// loadedCredential reads a credential of the service manager; empty: it was given none of that name.
+func loadedCredential(name string) (string, error) {
+	directory := os.Getenv("CREDENTIALS_DIRECTORY")
+	if directory == "" {
+		return "", nil
+	}
+	value, err := os.ReadFile(filepath.Join(directory, name)) //nolint:gosec // the service manager's directory
+	switch text := strings.TrimSpace(string(value)); {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("credential %s of $CREDENTIALS_DIRECTORY: %w", name, err)
+	case text == "":
+		return "", hintError{fmt.Errorf("credential %s of $CREDENTIALS_DIRECTORY is empty", name), "look at LoadCredential= in the unit and at the file that it names"}
+	default:
+		return text, nil
+	}
 }
 
 var errNoSecret = errors.New("there is no signing secret: riverhook secrets create makes one")

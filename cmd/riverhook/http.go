@@ -97,6 +97,10 @@ func (web *web) handler() http.Handler {
 
 	outer := http.NewServeMux()
 	outer.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if stuck := web.node.Progress.Stuck(time.Now()); len(stuck) > 0 {
+			http.Error(w, "stuck: "+strings.Join(stuck, ", "), http.StatusServiceUnavailable)
+			return
+		}
 		_, _ = fmt.Fprintln(w, "ok")
 	})
 	outer.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {

@@ -28,7 +28,7 @@ const (
 
 // commands is the command line.
 type commands struct {
-	Serve       serveCmd       `cmd:"" help:"Deliver: the worker, the sweeper and an HTTP listener. Settings come from flags or the environment; the database from RIVERHOOK_DATABASE_URL, the file that RIVERHOOK_DATABASE_URL_FILE names, or DATABASE_URL."`
+	Serve       serveCmd       `cmd:"" help:"Deliver: the worker, the sweeper and an HTTP listener. Settings come from flags or the environment; the database from RIVERHOOK_DATABASE_URL, the file that RIVERHOOK_DATABASE_URL_FILE names, or DATABASE_URL; RIVERHOOK_SECRET_KEY and RIVERHOOK_API_TOKEN have a _FILE, too. What neither sets may be a credential of systemd's: database_url, secret_key, api_token (riverhook assets systemd)."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring a database to riverhook's schema and River's, and grant roles."`
 	Send        sendCmd        `cmd:"" help:"Enqueue one delivery."`
 	Deliveries  deliveriesCmd  `cmd:"" help:"Look at deliveries; retry, replay and cancel them."`
@@ -43,7 +43,8 @@ type commands struct {
 	Erase       eraseCmd       `cmd:"" help:"Remove all deliveries of a tenant or a run, with their attempts, now."`
 	Tokens      tokensCmd      `cmd:"" help:"Tokens of the HTTP API: who may use it, and for what."`
 	Sweep       sweepCmd       `cmd:"" help:"Sweep now: give overdue deliveries without a live job one, and take back what a dead node held."`
-	Assets      assetsCmd      `cmd:"" help:"Print files for other programs: a Grafana dashboard, Prometheus alert rules."`
+	Health      healthCmd      `cmd:"" help:"Ask a running serve on this machine whether it is well. For containers."`
+	Assets      assetsCmd      `cmd:"" help:"Print files for other programs: a systemd unit, a Dockerfile, a Grafana dashboard, Prometheus alert rules."`
 	benchCommands
 	Help    helpCmd    `cmd:"" help:"Explain a topic: retries, events."`
 	Version versionCmd `cmd:"" help:"Print the version."`

@@ -95,7 +95,7 @@ type schemaFlag struct {
 
 // databaseFlags are for every command but serve, whose secrets come from the environment only.
 type databaseFlags struct {
-	DatabaseURL string `name:"database-url" placeholder:"URL" help:"Postgres to work on (default: RIVERHOOK_DATABASE_URL, the file that RIVERHOOK_DATABASE_URL_FILE names, or DATABASE_URL)."`
+	DatabaseURL string `name:"database-url" placeholder:"URL" help:"Postgres to work on (default: RIVERHOOK_DATABASE_URL, the file that RIVERHOOK_DATABASE_URL_FILE names, systemd's credential database_url, or DATABASE_URL)."`
 	schemaFlag
 }
 
