@@ -2,6 +2,7 @@
 # devpg and the demo install it if they may (Debian, as root), or say what to do.
 
 GOLANGCI_LINT_VERSION := v2.15.0
+CYCLONEDX_VERSION     := v1.10.0
 
 VERSION    := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 TESTFLAGS  ?=
@@ -9,6 +10,8 @@ STAY       ?=
 BENCHFLAGS ?=
 ROWS       ?= 10000000
 DURATION   ?= 30m
+DIST       ?= dist
+PLATFORMS  ?= linux/amd64 linux/arm64 darwin/arm64
 SEED       ?= 0
 TORTUREFLAGS ?=
 
@@ -82,6 +85,37 @@ torture/mutants: ## show that `make torture` catches builds that are broken on p
 	go build -o bin/torture ./cmd/torture
 	bin/torture -mutants $(TORTUREFLAGS)
 
+# What is in a binary is read from the binary. The tool that does has its own checksum in what it writes: -trimpath.
+SBOM      := .bin/cyclonedx-gomod-$(CYCLONEDX_VERSION)
+SHA256SUM := $(shell command -v sha256sum || echo shasum -a 256)
+
+# Everything that decides about a binary is in this line, in go.mod and in the version of Go.
+DIST_BUILD = CGO_ENABLED=0 GOFLAGS= GOAMD64= GOARM64= go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
+
+.PHONY: dist
+dist: $(SBOM) ## build what is released into DIST (dist): static binaries, their SBOMs, SHA256SUMS; the same bytes every time
+	rm -rf '$(DIST)' && mkdir -p '$(DIST)'
+	@set -e; for platform in $(PLATFORMS); do \
+		name=riverhook-$(VERSION)-$$(echo $$platform | tr / -); echo "$(DIST)/$$name"; \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} $(DIST_BUILD) -o "$(DIST)/$$name" ./cmd/riverhook; \
+		$(SBOM) bin -json -noserial -notimestamp -std -version '$(VERSION)' -output "$(DIST)/$$name.cdx.json" "$(DIST)/$$name"; \
+	done
+	@cd '$(DIST)' && $(SHA256SUM) riverhook-* > SHA256SUMS && cat SHA256SUMS
+
+$(SBOM):
+	mkdir -p .bin
+	GOBIN="$(CURDIR)/.bin" GOFLAGS=-trimpath CGO_ENABLED=0 go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION)
+	mv .bin/cyclonedx-gomod $@
+
+# From a copy in another directory and with a compiler's cache of its own: several minutes.
+.PHONY: dist/check
+dist/check: dist ## show that dist is reproducible: build it again elsewhere, from nothing, and compare
+	@set -e; again=$$(mktemp -d); trap 'rm -rf "$$again"' EXIT; mkdir "$$again/source"; \
+	git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C "$$again/source"; \
+	mkdir "$$again/source/.bin" && cp $(SBOM) "$$again/source/.bin/"; \
+	GOCACHE="$$again/cache" $(MAKE) --no-print-directory -C "$$again/source" dist VERSION='$(VERSION)' PLATFORMS='$(PLATFORMS)' DIST=dist >/dev/null; \
+	diff -r '$(DIST)' "$$again/source/dist" && echo "reproducible: the same bytes from $$again/source"
+
 .PHONY: clean
 clean: ## remove what the other targets built
-	rm -rf bin .bin coverage.* *.coverprofile
+	rm -rf bin .bin dist coverage.* *.coverprofile
