@@ -259,7 +259,7 @@ func loadedCredential(name string) (string, error) {
 	}
 }
 
-var errNoSecret = errors.New("there is no signing secret: riverhook secrets create makes one")
+var errNoSecret = hintError{errors.New("there is no signing secret: riverhook secrets create makes one"), "riverhook help signatures says what a receiver does with it"}
 
 // openSecret opens a signing secret of the database.
 func openSecret(keys *credential.Keyring, s store.SigningSecret) (signing.Key, error) {

@@ -370,7 +370,7 @@ func checkConnections(ctx context.Context, p *patient) []finding {
 	what := fmt.Sprintf("max_connections %d, %d reserved, %d in use (%d of them riverhook's, this command's included): %d free; RIVERHOOK_DB_MAX_CONNS is %d for each node",
 		c.Max, c.Reserved, c.Used, c.Ours, free, want)
 	if free+c.Ours < want {
-		return []finding{warn("raise max_connections, or lower RIVERHOOK_DB_MAX_CONNS: a node that gets no connection waits, and delivers late", "%s", what)}
+		return []finding{warn("raise max_connections, or lower RIVERHOOK_DB_MAX_CONNS: a node that gets no connection waits, and delivers late (riverhook help sizing)", "%s", what)}
 	}
 	return []finding{ok("%s", what)}
 }
@@ -389,7 +389,7 @@ func checkNotify(ctx context.Context, p *patient) []finding {
 	case err != nil:
 		return unable(p, err)
 	case !arrived:
-		return []finding{warn("set RIVERHOOK_POLL_ONLY=true, or connect to Postgres itself", "a NOTIFY did not arrive within %s: a transaction pooler in between may swallow it", notifyWait)}
+		return []finding{warn("set RIVERHOOK_POLL_ONLY=true, or connect to Postgres itself (riverhook help pgbouncer)", "a NOTIFY did not arrive within %s: a transaction pooler in between may swallow it", notifyWait)}
 	}
 	return []finding{ok("arrives, after %s", time.Since(began).Round(time.Millisecond))}
 }

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/riverhook/riverhook/migrations"
 )
 
 // version is set at build time.
@@ -46,7 +48,7 @@ type commands struct {
 	Health      healthCmd      `cmd:"" help:"Ask a running serve on this machine whether it is well. For containers."`
 	Assets      assetsCmd      `cmd:"" help:"Print files for other programs: a systemd unit, a Dockerfile, a Grafana dashboard, Prometheus alert rules."`
 	benchCommands
-	Help    helpCmd    `cmd:"" help:"Explain a topic: retries, events."`
+	Help    helpCmd    `cmd:"" help:"The manual: explain a topic. Without one, list them."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 
 	VersionFlag kong.VersionFlag `name:"version" help:"Print the version."`
@@ -86,8 +88,11 @@ func run(args []string, c console) int {
 	if err != nil {
 		panic(err) // the command line's own definition is wrong
 	}
-	if len(args) == 0 || len(args) == 1 && args[0] == "help" {
+	switch {
+	case len(args) == 0:
 		args = []string{"--help"}
+	case len(args) == 1 && args[0] == "help":
+		args = []string{"help", "topics"}
 	}
 	parsed, err := parser.Parse(args)
 	if exited >= 0 { // --help or --version
@@ -169,6 +174,9 @@ func report(c console, err error) int {
 		return exitOK
 	case errors.As(err, &exit):
 		return int(exit)
+	}
+	if errors.As(err, new(*migrations.NotMigratedError)) || errors.As(err, new(*migrations.TooOldError)) {
+		err = hintError{err, "riverhook help upgrading says in which order"}
 	}
 	_, _ = fmt.Fprintln(c.err, "riverhook:", internalPrefix.ReplaceAllString(err.Error(), ""))
 	if errors.As(err, &usage) || errors.As(err, &parse) {

@@ -8,11 +8,6 @@ import (
 	"github.com/riverhook/riverhook/delivery"
 )
 
-type helpCmd struct {
-	Retries helpRetriesCmd `cmd:"" help:"When a failed delivery is tried again, under the current settings."`
-	Events  helpEventsCmd  `cmd:"" help:"What riverhook tells of receivers that fail and recover, and how."`
-}
-
 type helpRetriesCmd struct{ policyFlags }
 
 // Validate checks the settings.

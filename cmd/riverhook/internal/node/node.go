@@ -337,7 +337,7 @@ func (n *Node) enter(ctx context.Context) (*worker.Presence, error) {
 	presence := worker.NewPresence(n.pools.presence, n.store, n.Log, n.ID, n.Version, n.Progress)
 	err := presence.Take(try)
 	if errors.Is(err, store.ErrPooler) {
-		n.Log.Warn("what a node held that dies waits for the end of its lease: set RIVERHOOK_POLL_ONLY=true behind a pooler", "error", err)
+		n.Log.Warn("what a node held that dies waits for the end of its lease: set RIVERHOOK_POLL_ONLY=true behind a pooler (riverhook help pgbouncer)", "error", err)
 		return nil, nil
 	}
 	return presence, err
