@@ -45,7 +45,7 @@ func die(t testing.TB, db *pgtest.DB, node string, id int64) delivery.Delivery {
 	t.Helper()
 	job := delivery.JobArgs{DeliveryID: id, Claim: pgtest.Scalar[int64](t, db, claimOfSQL, id)}
 	claimed, err := store.New(db.Pool, db.Schema).Claim(context.Background(), node, []delivery.JobArgs{job},
-		store.ClaimLimits{Lease: -time.Second, MaxPayload: 1 << 20, MaxBatch: 1 << 20})
+		store.ClaimLimits{Lease: -time.Second, MaxPayload: 1 << 20, MaxBatch: 1 << 20, Suspects: true})
 	require.NoError(t, err)
 	require.Equal(t, store.ClaimTaken, claimed[0].Verdict)
 	return claimed[0].Delivery

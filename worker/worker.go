@@ -79,7 +79,7 @@ type Worker struct {
 	limiter  *limiter
 	working  atomic.Int64     // jobs that have a place
 	clearing atomic.Bool      // the queue's front is being cleared of what would be held back
-	suspects [2]chan struct{} // places for deliveries whose last attempts were abandoned: two in a row, and more
+	suspects [2]chan struct{} // places for deliveries whose last attempts were abandoned: SuspectFrom in a row, and more
 
 	mu         sync.Mutex
 	unresolved map[int64]int // deliveries with a claim of unknown outcome that is being released
@@ -102,17 +102,20 @@ const (
 	holdLanes, holdSize     = 1, 500
 	// maxBatchBytes of payload come with one claim.
 	maxBatchBytes = 16 << 20
+	// maxBatchPayload is the largest payload that comes with its claim. Larger ones are fetched after it: a claim that takes
+	// its node down before it is answered is rolled back, so that nobody would count how often that happens.
+	maxBatchPayload = 256 << 10
 	// statementTimeout bounds one try of a claim, record or release. The server gives up before it.
 	statementTimeout = store.BatchTimeout + 2*time.Second
 	// busyDelay is when a row that was only locked is tried again.
 	busyDelay = time.Second
 	// suspectsAfterTwo and suspectsAfterMore bound how many deliveries whose last two, or more, attempts were abandoned are
-	// in flight at a time: one of them may be what takes its node down, and must not take the innocent with it. One
-	// abandoned attempt is what everything in flight has after a crash, and bounds nothing.
+	// claimed at a time: one of them may be what takes its node down, if only by what it is to be claimed, and must not take
+	// the innocent with it.
 	suspectsAfterTwo, suspectsAfterMore = 4, 1
-	// suspectWait is how long one waits for its turn, River's timeout counts it too, and suspectDelay when it is due again
-	// if that did not come: at least so long, and up to twice.
-	suspectWait, suspectDelay = 5 * time.Second, 10 * time.Second
+	// suspectWait is how long one waits for its turn, and suspectDelay when its job is tried again if that did not come: at
+	// least so long, and up to twice. That is short enough for River to keep the job available, so that a sweep sees it live.
+	suspectWait, suspectDelay = 5 * time.Second, 2 * time.Second
 	// stopGrace is how long, once the process is told to stop at once, an outcome that is there may still be recorded.
 	stopGrace = 5 * time.Second
 )
@@ -180,12 +183,13 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 	if c.delivery == nil {
 		return err
 	}
+	if c.leave != nil {
+		defer c.leave()
+	}
 	failpoint.Hit(failpoint.AfterClaim)
-	leave, err := w.begin(ctx, &c, job.ID)
-	if leave == nil {
+	if begun, err := w.begin(ctx, &c, job.ID); !begun {
 		return err
 	}
-	defer leave()
 
 	started := time.Now()
 	w.hooks.Began(c.delivery.Waited + started.Sub(c.sent))
@@ -236,6 +240,18 @@ func (w *Worker) claim(ctx context.Context, job delivery.JobArgs) (claim, error)
 	for c.verdict == store.ClaimDeferred {
 		c = w.claims.do(job)
 	}
+	if c.verdict == store.ClaimSuspect {
+		leave := w.turn(ctx, c.delivery.AbandonedCount)
+		if leave == nil {
+			w.log.DebugContext(ctx, "waiting for its turn: its last attempts were abandoned", "delivery_id", job.DeliveryID, "abandoned", c.delivery.AbandonedCount)
+			return claim{}, river.JobSnooze(suspectDelay + rand.N(suspectDelay)) //nolint:gosec // jitter
+		}
+		if c = w.tryClaims([]delivery.JobArgs{job}, true)[0]; c.delivery == nil || c.verdict != store.ClaimTaken {
+			leave()
+		} else {
+			c.leave = leave
+		}
+	}
 	switch {
 	case c.err != nil:
 		return claim{}, river.JobSnooze(busyDelay)
@@ -249,53 +265,62 @@ func (w *Worker) claim(ctx context.Context, job delivery.JobArgs) (claim, error)
 	return c, nil
 }
 
-// begin says whether the attempt of a claim may begin now: then leave ends what it takes, and the limiter's done is owed. If
-// leave is nil the claim is given back, and the error is what River is told.
-func (w *Worker) begin(ctx context.Context, c *claim, job int64) (leave func(), err error) {
+// turn waits for the turn of a delivery whose last attempts, so many, were abandoned, and takes its place until leave is
+// called. leave is nil when the turn did not come.
+//
+// It is not claimed while it waits: whatever takes the node down meanwhile would count against it.
+func (w *Worker) turn(ctx context.Context, abandoned int) (leave func()) {
+	places := w.suspects[min(abandoned, store.SuspectFrom+1)-store.SuspectFrom]
+	turn := time.NewTimer(suspectWait)
+	defer turn.Stop()
+	select {
+	case places <- struct{}{}:
+		return func() { <-places }
+	case <-turn.C:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// begin says whether the attempt of a claim may begin now: then the limiter's done is owed. If not the claim is given back,
+// and the error is what River is told.
+func (w *Worker) begin(ctx context.Context, c *claim, job int64) (begun bool, err error) {
 	if hold := w.admit(ctx, c.delivery); hold != store.NotHeld {
 		if ctx.Err() != nil {
 			w.release(store.Release{Fence: c.delivery.Fence()})
-			return nil, context.Cause(ctx)
+			return false, context.Cause(ctx)
 		}
 		w.hold(ctx, store.Release{Fence: c.delivery.Fence(), Job: job, Hold: hold})
-		return nil, nil
+		return false, nil
 	}
-	leave, again, ok := w.enter(ctx, c)
-	if !ok {
+	fetched := w.fetchPayload(ctx, c.delivery)
+	if !fetched || ctx.Err() != nil || w.tooLate(c) || !w.presence.Proven() {
+		w.log.InfoContext(ctx, "claim released without an attempt", "delivery_id", c.delivery.ID, "waited", time.Since(c.sent).String())
 		w.limiter.done(time.Now(), c.delivery.Origin, time.Time{}, noReaction)
-		w.release(store.Release{Fence: c.delivery.Fence(), Delay: again})
-		return nil, nil
+		w.release(store.Release{Fence: c.delivery.Fence()})
+		return false, nil
 	}
-	return leave, nil
+	return true, nil
 }
 
-// enter says whether the attempt may begin; if not, the claim is to be released and due again after a while. It must not
-// begin so late that it could outlast its lease: the process may have been frozen, or the claim slow. Deliveries whose last
-// attempts were abandoned pass a few at a time.
-func (w *Worker) enter(ctx context.Context, c *claim) (leave func(), again time.Duration, ok bool) {
-	margin := (w.lease - w.timeout) / 2
-	leave = func() {}
-	if inARow := c.delivery.AbandonedCount; inARow > 1 {
-		places := w.suspects[min(inARow, 3)-2]
-		turn := time.NewTimer(min(margin, suspectWait))
-		defer turn.Stop()
-		select {
-		case places <- struct{}{}:
-			leave = func() { <-places }
-		case <-turn.C:
-			w.log.DebugContext(ctx, "waiting for its turn: its last attempts were abandoned", "delivery_id", c.delivery.ID, "abandoned", inARow)
-			return nil, suspectDelay + rand.N(suspectDelay), false //nolint:gosec // jitter
-		case <-ctx.Done():
-			return nil, 0, false
-		}
+// fetchPayload fetches a payload that was too large for the claim.
+func (w *Worker) fetchPayload(ctx context.Context, d *delivery.Delivery) (ok bool) {
+	if d.Payload != nil || d.PayloadBytes > w.maxPayload {
+		return true
 	}
-	if ctx.Err() != nil || elapsed(c.sent) > margin || !w.presence.Proven() {
-		leave()
-		w.log.InfoContext(ctx, "claim released without an attempt", "delivery_id", c.delivery.ID, "waited", time.Since(c.sent).String())
-		return nil, 0, false
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	payload, err := w.store.Payload(ctx, d.Fence())
+	if err != nil {
+		w.log.WarnContext(ctx, "a payload could not be fetched: trying again", "delivery_id", d.ID, "error", err)
 	}
-	return leave, 0, true
+	d.Payload = payload
+	return payload != nil
 }
+
+// tooLate says whether an attempt that begins now could outlast its lease: the process may have been frozen, or the claim
+// slow.
+func (w *Worker) tooLate(c *claim) bool { return elapsed(c.sent) > (w.lease-w.timeout)/2 }
 
 // attempt is one in flight.
 type attempt struct {
@@ -339,23 +364,27 @@ func (w *Worker) LeftBehind() bool { return w.leftBehind.Load() }
 // claim is what became of one job's claim.
 type claim struct {
 	verdict  store.ClaimVerdict
-	delivery *delivery.Delivery // when it was taken
+	delivery *delivery.Delivery // when it was taken; a suspect's has its AbandonedCount only
+	leave    func()             // of a suspect: gives its place back
 	sent     time.Time          // before the claim went out: the lease is at least that much younger
 	err      error
 }
 
-func (w *Worker) flushClaims(jobs []delivery.JobArgs) []claim {
+func (w *Worker) flushClaims(jobs []delivery.JobArgs) []claim { return w.tryClaims(jobs, false) }
+
+// tryClaims tries once. A batch that fails because of what one row holds is split until that one is alone.
+func (w *Worker) tryClaims(jobs []delivery.JobArgs, suspects bool) []claim {
 	w.hooks.Batch(StepClaim, len(jobs))
 	end := w.progress.Begin("claims", statementTimeout)
 	claims := make([]claim, len(jobs))
 	sent := time.Now()
 	ctx, cancel := context.WithTimeout(w.life, statementTimeout)
 	defer cancel()
-	claimed, err := w.store.Claim(ctx, w.node, jobs, store.ClaimLimits{Lease: w.lease, MaxPayload: w.maxPayload, MaxBatch: maxBatchBytes})
+	claimed, err := w.store.Claim(ctx, w.node, jobs, store.ClaimLimits{Lease: w.lease, MaxPayload: min(w.maxPayload, maxBatchPayload), MaxBatch: maxBatchBytes, Suspects: suspects})
 	end()
-	if store.IsRowError(err) && len(jobs) > 1 { // as flushRecords
+	if store.IsRowError(err) && len(jobs) > 1 {
 		half := len(jobs) / 2
-		return append(w.flushClaims(jobs[:half]), w.flushClaims(jobs[half:])...)
+		return append(w.tryClaims(jobs[:half], suspects), w.tryClaims(jobs[half:], suspects)...)
 	}
 	if err != nil {
 		w.log.ErrorContext(ctx, "claim failed: trying again", "jobs", len(jobs), "error", err)

@@ -100,9 +100,8 @@ func TestAttemptDoesNotBeginLate(t *testing.T) {
 	w := onDatabase(t, db, never(t))
 	margin := (w.lease - w.timeout) / 2
 	require.Equal(t, 30*time.Second, margin)
-	for age, want := range map[time.Duration]bool{0: true, margin - 10*time.Second: true, margin + time.Millisecond: false, time.Hour: false} {
-		_, _, ok := w.enter(context.Background(), &claim{delivery: &delivery.Delivery{}, sent: time.Now().Add(-age)})
-		assert.Equal(t, want, ok, age)
+	for age, want := range map[time.Duration]bool{0: false, margin - 10*time.Second: false, margin + time.Millisecond: true, time.Hour: true} {
+		assert.Equal(t, want, w.tooLate(&claim{sent: time.Now().Add(-age)}), age)
 	}
 }
 

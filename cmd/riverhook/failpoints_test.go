@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -63,9 +62,8 @@ func (a *arrivals) total() (n int) {
 // failing is the path of a binary with failpoints.
 func failing(t *testing.T) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "riverhook")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-tags", "failpoints", "-o", binary, ".").CombinedOutput() //nolint:gosec // ours
-	require.NoError(t, err, "%s", out)
+	binary, err := built()
+	require.NoError(t, err)
 	return binary
 }
 

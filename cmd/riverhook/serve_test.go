@@ -68,11 +68,21 @@ type service struct {
 // serve starts the service on a free port and, unless it is told not to, waits until it is ready.
 func serve(t testing.TB, databaseURL string, ready bool, env ...string) *service {
 	t.Helper()
-	s := &service{done: make(chan struct{})}
-	s.Cmd = program(t, append([]string{
+	return launch(t, program(t, append(quickly(databaseURL), env...), "serve"), ready)
+}
+
+// quickly are settings of short times.
+func quickly(databaseURL string) []string {
+	return []string{
 		"RIVERHOOK_DATABASE_URL=" + databaseURL, "RIVERHOOK_LISTEN=127.0.0.1:0", "RIVERHOOK_SWEEP_INTERVAL=1s", "RIVERHOOK_TIMEOUT=2s",
 		"RIVERHOOK_LEASE=4s", "RIVERHOOK_BASE_DELAY=50ms", "RIVERHOOK_JITTER=0", "RIVERHOOK_MAX_ATTEMPTS=2", "RIVERHOOK_DB_MAX_CONNS=10", "RIVERHOOK_EGRESS_ALLOW=127.0.0.0/8",
-	}, env...), "serve")
+	}
+}
+
+// launch starts a command that is "riverhook serve".
+func launch(t testing.TB, command *exec.Cmd, ready bool) *service {
+	t.Helper()
+	s := &service{Cmd: command, done: make(chan struct{})}
 	stderr, err := s.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, s.Start())

@@ -124,6 +124,34 @@ func TestClaimBounds(t *testing.T) {
 	assert.Nil(t, got[0].Delivery.Payload, "larger than MaxPayload: not fetched")
 	assert.Equal(t, 5000, got[0].Delivery.PayloadBytes)
 	assert.Len(t, got[1].Delivery.Payload, 600)
+
+	payload, err := st.Payload(t.Context(), got[0].Delivery.Fence())
+	require.NoError(t, err)
+	assert.Len(t, payload, 5000)
+	payload, err = st.Payload(t.Context(), delivery.Fence{ID: got[0].Delivery.ID, Claim: got[0].Delivery.Claim, Node: "other"})
+	require.NoError(t, err)
+	assert.Nil(t, payload, "another's claim")
+}
+
+// What may take its node down is claimed for whoever asks for it, and not among others: it might do so by being claimed.
+func TestClaimSuspects(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.MayHaveProblems(t, "their earlier attempts are made up")
+	st := store.New(db.Pool, db.Schema)
+	var jobs []delivery.JobArgs
+	for _, abandoned := range []int{0, store.SuspectFrom - 1, store.SuspectFrom, 4} {
+		id := pgtest.Scalar[int64](t, db, `INSERT INTO riverhook.deliveries (endpoint_url, abandoned_count, attempt_count) VALUES ('http://a/', $1, $1) RETURNING id`, abandoned)
+		jobs = append(jobs, delivery.JobArgs{DeliveryID: id})
+	}
+	got := claim(t, st, "me", limits, jobs...)
+	assert.Equal(t, []store.ClaimVerdict{store.ClaimTaken, store.ClaimTaken, store.ClaimSuspect, store.ClaimSuspect}, verdicts(got))
+	assert.Equal(t, 2, got[2].Delivery.AbandonedCount)
+	assert.Equal(t, 4, got[3].Delivery.AbandonedCount)
+	assert.Equal(t, 2, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.deliveries WHERE claimed_by IS NULL AND claim = 0`))
+	alone := limits
+	alone.Suspects = true
+	assert.Equal(t, []store.ClaimVerdict{store.ClaimTaken, store.ClaimGone}, verdicts(claim(t, st, "me", alone, jobs[3], jobs[0])))
 }
 
 func TestPayloadIsByteForByte(t *testing.T) {

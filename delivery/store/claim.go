@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,18 +23,26 @@ const (
 	ClaimBusy
 	// ClaimDeferred says that the batch was full. Try again at once.
 	ClaimDeferred
+	// ClaimSuspect says that the last attempts of the delivery were abandoned, which AbandonedCount counts. It is claimed with
+	// ClaimLimits.Suspects only.
+	ClaimSuspect
 	// ClaimTaken says that it was claimed.
 	ClaimTaken
 )
 
+// SuspectFrom is how many attempts in a row must have been abandoned for a delivery to be a suspect: it may be what takes
+// its node down. One is what everything in flight has after a crash.
+const SuspectFrom = 2
+
 // ClaimLimits bound a claim.
 type ClaimLimits struct {
 	Lease      time.Duration // how long the claim holds, by the database's clock
-	MaxPayload int           // bytes; a larger payload is not fetched (PayloadBytes tells its size)
+	MaxPayload int           // bytes; a larger payload is not fetched: PayloadBytes tells its size, and Payload fetches it
 	MaxBatch   int           // bytes of payload in one claim; the first row is taken whatever its size
+	Suspects   bool          // suspects are claimed too
 }
 
-// Claimed is the verdict on one job, with the delivery when it was taken.
+// Claimed is the verdict on one job, with the delivery when it was taken. A suspect's has its AbandonedCount only.
 type Claimed struct {
 	Verdict  ClaimVerdict
 	Delivery delivery.Delivery
@@ -47,9 +56,10 @@ WITH wanted AS (
     -- holds does not stall the batch, and two batches never wait for each other. See TuneForBatches for LATERAL.
     SELECT d.id, w.n, octet_length(d.payload::text) AS payload_bytes
       FROM wanted w
-     CROSS JOIN LATERAL (SELECT d.id, d.claim, d.status, d.claimed_by, d.scheduled_for, d.payload
+     CROSS JOIN LATERAL (SELECT d.id, d.claim, d.status, d.claimed_by, d.scheduled_for, d.abandoned_count, d.payload
                            FROM {schema}.deliveries d WHERE d.id = w.id OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) d
      WHERE d.claim = w.claim AND d.status = 'pending' AND d.claimed_by IS NULL AND (d.scheduled_for IS NULL OR d.scheduled_for <= now())
+       AND (d.abandoned_count < $7 OR $8)
 ), sized AS (
     SELECT l.id, l.n, l.payload_bytes,
            sum(least(l.payload_bytes, $5)) OVER (ORDER BY l.id) - least(l.payload_bytes, $5) AS bytes_before
@@ -86,11 +96,12 @@ SELECT t.n, t.id, t.delivery_uuid::text, t.organization_id, coalesce(t.workflow_
           AND x.organization_id = t.organization_id AND (x.endpoint_origin = t.endpoint_origin OR x.endpoint_origin IS NULL)
           AND (x.expires_at IS NULL OR x.expires_at > now())) x ON true`
 
-// claimableSQL says which of the jobs that were not taken could have been: somebody holds their row's lock.
+// claimableSQL says which of the jobs that were not taken could have been: they are suspects, or somebody holds their row's
+// lock.
 const claimableSQL = `
-SELECT w.n
+SELECT w.n, d.abandoned_count
   FROM unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS w (id, claim, n)
- CROSS JOIN LATERAL (SELECT d.claim, d.status, d.claimed_by, d.scheduled_for FROM {schema}.deliveries d WHERE d.id = w.id OFFSET 0) d
+ CROSS JOIN LATERAL (SELECT d.claim, d.status, d.claimed_by, d.scheduled_for, d.abandoned_count FROM {schema}.deliveries d WHERE d.id = w.id OFFSET 0) d
  WHERE d.claim = w.claim AND d.status = 'pending' AND d.claimed_by IS NULL AND (d.scheduled_for IS NULL OR d.scheduled_for <= now())`
 
 // Claim takes the deliveries of jobs for node, and says for each job, in their order, what became of it. A job that
@@ -111,7 +122,8 @@ func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs,
 		position = append(position, i)
 	}
 
-	rows, err := s.db.Query(ctx, s.sql(claimSQL), ids, claims, node, seconds(limits.Lease), limits.MaxPayload, limits.MaxBatch)
+	rows, err := s.db.Query(ctx, s.sql(claimSQL), ids, claims, node, seconds(limits.Lease), limits.MaxPayload, limits.MaxBatch,
+		SuspectFrom, limits.Suspects)
 	if err != nil {
 		return nil, fmt.Errorf("store: claim: %w", err)
 	}
@@ -143,7 +155,7 @@ func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs,
 		return claimed, nil
 	}
 
-	// Rare: a duplicate job, a locked row, or a full batch. What goes wrong here is no reason to forget what was claimed:
+	// Rare: a duplicate job, a suspect, a locked row, or a full batch. What goes wrong here is no reason to forget what was claimed:
 	// the sweep finds a row whose job ended too early.
 	verdict := ClaimBusy
 	if deferred > 0 { // those that are only locked turn out to be so when they are tried again
@@ -153,13 +165,30 @@ func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs,
 	if err != nil {
 		return claimed, nil //nolint:nilerr // see above
 	}
-	_, _ = pgx.ForEachRow(rows, []any{&n}, func() error {
-		if c := &claimed[position[n-1]]; c.Verdict == ClaimGone {
+	var abandoned int
+	_, _ = pgx.ForEachRow(rows, []any{&n, &abandoned}, func() error {
+		switch c := &claimed[position[n-1]]; {
+		case c.Verdict != ClaimGone:
+		case abandoned >= SuspectFrom && !limits.Suspects:
+			*c = Claimed{Verdict: ClaimSuspect, Delivery: delivery.Delivery{AbandonedCount: abandoned}}
+		default:
 			c.Verdict = verdict
 		}
 		return nil
 	})
 	return claimed, nil
+}
+
+const payloadSQL = `SELECT d.payload::text FROM {schema}.deliveries d WHERE d.id = $1 AND d.claim = $2 AND d.claimed_by = $3`
+
+// Payload fetches the payload of a claimed delivery that was too large for the claim to come with. It is nil when the claim
+// does not hold any more.
+func (s *Store) Payload(ctx context.Context, fence delivery.Fence) (payload []byte, err error) {
+	err = s.db.QueryRow(ctx, s.sql(payloadSQL), fence.ID, fence.Claim, fence.Node).Scan(&payload)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("store: payload: %w", err)
+	}
+	return payload, nil
 }
 
 // mostSpecific are the secrets of the receiver itself, or else those for all receivers.

@@ -86,7 +86,7 @@ func TestHotPlans(t *testing.T) {
 			db.Exec(t, `ANALYZE`)
 		}
 		for name, args := range map[string]string{
-			"claimSQL":             `('{1,2}', '{0,0}', 'n', 60, 1000, 1000)`,
+			"claimSQL":             `('{1,2}', '{0,0}', 'n', 60, 1000, 1000, 2, false)`,
 			"claimableSQL":         `('{1,2}', '{0,0}')`,
 			"recordSQL":            `('{1}', '{1}', '{n}', '{0}', '{1}', '{0}', '{1}', '{succeeded}', '{NULL}', '{succeeded}', '{0}', '{NULL}', '{200}', '{NULL}', '{NULL}', '{1}')`,
 			"unrecordedSQL":        `('{1}', '{1}', '{n}', '{0}', '{1}')`,
