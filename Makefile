@@ -13,6 +13,7 @@ DURATION   ?= 30m
 DIST       ?= dist
 PLATFORMS  ?= linux/amd64 linux/arm64 darwin/arm64
 SEED       ?= 0
+OLD        ?=
 TORTUREFLAGS ?=
 
 # Go refuses to build in a tree whose owner or repository git does not like, if it is to stamp the binary; VERSION does.
@@ -141,6 +142,15 @@ dist/check: dist ## show that dist is reproducible: build it again elsewhere, fr
 	mkdir "$$again/source/.bin" && cp $(SBOM) "$$again/source/.bin/"; \
 	GOCACHE="$$again/cache" $(MAKE) --no-print-directory -C "$$again/source" dist VERSION='$(VERSION)' PLATFORMS='$(PLATFORMS)' DIST=dist >/dev/null; \
 	diff -r '$(DIST)' "$$again/source/dist" && echo "reproducible: the same bytes from $$again/source"
+
+# The older program is built from a worktree of its own, in a temporary directory that goes away whatever happens.
+.PHONY: test/upgrade
+test/upgrade: ## upgrade from the commit OLD under load: migrate while it works, run both, and lose nothing
+	@test -n "$(OLD)" || { echo "say from where: make test/upgrade OLD=<commit>"; exit 2; }
+	@dir=$$(mktemp -d) && trap 'git worktree remove --force "$$dir/tree" 2>/dev/null; rm -rf "$$dir"' EXIT && \
+	git worktree add --detach "$$dir/tree" "$(OLD)" && \
+	(cd "$$dir/tree" && CGO_ENABLED=0 go build -ldflags '-X main.version=$(OLD)' -o "$$dir/riverhook" ./cmd/riverhook) && \
+	TEST_OLD_PROGRAM="$$dir/riverhook" go test -count=1 -timeout 10m -run '^TestUpgrade$$' -v ./cmd/riverhook
 
 .PHONY: clean
 clean: ## remove what the other targets built

@@ -222,6 +222,10 @@ func run(ctx context.Context, caller *pgxpool.Pool, o Options, do func(context.C
 		return report, err
 	}
 
+	if err := checkDirect(ctx, caller); err != nil {
+		return report, err
+	}
+
 	// A pool of our own: two connections (tern's, which holds the advisory lock, and River's) that do not wait long for
 	// a table lock.
 	config := caller.Config()
@@ -270,6 +274,27 @@ func run(ctx context.Context, caller *pgxpool.Pool, o Options, do func(context.C
 	after, err := Inspect(ctx, pool, o.Schema)
 	report.To, report.RiverTo = after.Version, after.River
 	return report, err
+}
+
+// ErrPooler says that there is a pooler between this program and Postgres, behind which no session, and so no lock, is
+// anybody's own.
+var ErrPooler = errors.New("the connection goes through a pooler: migrating takes a direct connection to Postgres (--database-url)")
+
+// checkDirect returns ErrPooler when the pool's connections go through one.
+func checkDirect(ctx context.Context, pool *pgxpool.Pool) error {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("migrations: connect: %w", err)
+	}
+	defer conn.Release()
+	var pid uint32
+	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&pid); err != nil {
+		return fmt.Errorf("migrations: connect: %w", err)
+	}
+	if pid != conn.Conn().PgConn().PID() { // poolers have numbers of their own
+		return fmt.Errorf("migrations: %w", ErrPooler)
+	}
+	return nil
 }
 
 // lock waits for the advisory lock by asking: a statement that waits in the server would be ended by lock_timeout.

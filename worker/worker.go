@@ -87,7 +87,8 @@ type Worker struct {
 	flying   sync.Mutex
 	attempts map[*attempt]struct{} // in flight
 
-	leftBehind atomic.Bool // there are claims that were neither recorded nor released
+	complained atomic.Int64 // when it was last said that attempts cannot be recorded, in nanoseconds
+	leftBehind atomic.Bool  // there are claims that were neither recorded nor released
 
 	// background are releases that go on after their job has ended. stop ends them.
 	background sync.WaitGroup
@@ -118,6 +119,9 @@ const (
 	suspectWait, suspectDelay = 5 * time.Second, 2 * time.Second
 	// stopGrace is how long, once the process is told to stop at once, an outcome that is there may still be recorded.
 	stopGrace = 5 * time.Second
+	// recordFor is how long a record is tried, if the lease does not hold longer, and complaintInterval is between two
+	// complaints that it does not succeed.
+	recordFor, complaintInterval = time.Hour, 10 * time.Second
 )
 
 // New is a worker. Close it after River's client has stopped.
@@ -150,9 +154,11 @@ func (w *Worker) Timeout(job *river.Job[delivery.JobArgs]) time.Duration {
 // JobTimeout is how long a job with attempts of that timeout may run.
 func JobTimeout(attempt time.Duration) time.Duration { return attempt + 30*time.Second }
 
-// RescueAfter is the age from which River takes a running job with attempts of that timeout for lost.
+// RescueAfter is the age from which River takes a running job with attempts of that timeout for lost. River compares the
+// database's clock with that of its leader's machine, which may be minutes ahead of it. Nothing waits for it: what a dead node
+// held, its peers and the sweep find.
 func RescueAfter(attempt time.Duration) time.Duration {
-	return max(150*time.Second, JobTimeout(attempt)+time.Minute)
+	return JobTimeout(attempt) + 15*time.Minute
 }
 
 // Close waits until what the worker began in the background is done, or ctx is, and ends it.
@@ -469,7 +475,9 @@ func (r *record) done() bool {
 	return r.err == nil && r.verdict != store.RecordBusy || store.IsRowError(r.err)
 }
 
-// record writes an outcome, again until it is written, its claim is lost, or the lease has ended, and logs it. The outcome
+// record writes an outcome, again until it is written, its claim is lost, or recordFor has passed, and logs it. That goes on
+// after the end of the lease: the fence says whether anybody has taken the claim back, and while the database takes nothing,
+// nobody can. The outcome
 // is never thrown away for a fault of the database: then the row stays claimed, and the sweep takes it back.
 func (w *Worker) record(ctx context.Context, c *claim, attempt store.Attempt, dropped []string) {
 	r := w.records.do(attempt)
@@ -492,7 +500,7 @@ func (w *Worker) record(ctx context.Context, c *claim, attempt store.Attempt, dr
 
 // recordAgain goes on after r, which was not the end of it.
 func (w *Worker) recordAgain(ctx context.Context, c *claim, attempt store.Attempt, r record) record {
-	deadline, cancel := context.WithDeadline(w.life, c.sent.Add(w.lease))
+	deadline, cancel := context.WithDeadline(w.life, c.sent.Add(max(w.lease, recordFor)))
 	defer cancel()
 	// Told to stop at once, it tries for stopGrace more. (A job that merely ran into River's timeout goes on.)
 	defer context.AfterFunc(ctx, func() {
@@ -524,6 +532,9 @@ func (w *Worker) flushRecords(attempts []store.Attempt) []record {
 		half := len(attempts) / 2
 		return append(w.flushRecords(attempts[:half]), w.flushRecords(attempts[half:])...)
 	}
+	if err != nil && !store.IsRowError(err) && w.mayComplain() {
+		w.log.WarnContext(ctx, "attempts made, but not recorded yet: trying again", "attempts", len(attempts), "error", err)
+	}
 	records := make([]record, len(attempts))
 	for i := range records {
 		if records[i].err = err; err == nil {
@@ -531,6 +542,12 @@ func (w *Worker) flushRecords(attempts []store.Attempt) []record {
 		}
 	}
 	return records
+}
+
+// mayComplain says whether the last complaint about records is long enough ago for another one.
+func (w *Worker) mayComplain() bool {
+	now, last := time.Now().UnixNano(), w.complained.Load()
+	return now-last > int64(complaintInterval) && w.complained.CompareAndSwap(last, now)
 }
 
 // sleep waits for d. It is false when ctx ended first.

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/lmittmann/tint"
 	"golang.org/x/term"
@@ -102,7 +105,7 @@ type databaseFlags struct {
 // config reads the database's URL.
 func (f databaseFlags) config() (*pgxpool.Config, error) {
 	if f.DatabaseURL != "" {
-		return parseDatabaseURL("--database-url", f.DatabaseURL)
+		return parseDatabaseURL("--database-url", func() (string, error) { return f.DatabaseURL, nil })
 	}
 	return databaseFromEnvironment()
 }
@@ -113,19 +116,38 @@ func databaseFromEnvironment() (*pgxpool.Config, error) {
 		return nil, err
 	}
 	if url != "" {
-		return parseDatabaseURL("RIVERHOOK_DATABASE_URL", url)
+		return parseDatabaseURL("RIVERHOOK_DATABASE_URL", func() (string, error) { return secretSetting("RIVERHOOK_DATABASE_URL") })
 	}
 	if url := os.Getenv("DATABASE_URL"); url != "" {
-		return parseDatabaseURL("DATABASE_URL", url)
+		return parseDatabaseURL("DATABASE_URL", func() (string, error) { return url, nil })
 	}
 	return nil, hintError{errors.New("no database"), "set RIVERHOOK_DATABASE_URL, for example postgres://riverhook@localhost/app"}
 }
 
-func parseDatabaseURL(source, url string) (*pgxpool.Config, error) {
+// parseDatabaseURL reads a URL. User and password are read again for each new connection, since they may have been changed
+// in the file that has the URL, or in ~/.pgpass. While that cannot be read they stay what they were.
+func parseDatabaseURL(source string, read func() (string, error)) (*pgxpool.Config, error) {
+	url, err := read()
+	if err != nil {
+		return nil, err
+	}
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		// The text of pgx has the URL without its password, but what could not be parsed may have it anywhere.
 		return nil, hintError{fmt.Errorf("%s is not a Postgres URL", source), "it looks like postgres://user:password@host:5432/database?sslmode=require"}
+	}
+	var mu sync.Mutex
+	user, password := config.ConnConfig.User, config.ConnConfig.Password
+	config.BeforeConnect = func(_ context.Context, conn *pgx.ConnConfig) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if url, err := read(); err == nil && url != "" {
+			if fresh, err := pgx.ParseConfig(url); err == nil {
+				user, password = fresh.User, fresh.Password
+			}
+		}
+		conn.User, conn.Password = user, password
+		return nil
 	}
 	return config, nil
 }

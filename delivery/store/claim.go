@@ -122,31 +122,33 @@ func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs,
 		position = append(position, i)
 	}
 
-	rows, err := s.db.Query(ctx, s.sql(claimSQL), ids, claims, node, seconds(limits.Lease), limits.MaxPayload, limits.MaxBatch,
-		SuspectFrom, limits.Suspects)
-	if err != nil {
-		return nil, fmt.Errorf("store: claim: %w", err)
-	}
-	var n int
-	var d delivery.Delivery
-	var deferred int
-	var waited float64
-	var secrets []byte
+	var n, deferred int
 	missing := len(ids)
-	_, err = pgx.ForEachRow(rows, []any{
-		&n, &d.ID, &d.UUID, &d.OrganizationID, &d.WorkflowRunID, &d.WebhookNodeID, &d.WebhookName, &d.EndpointURL, &d.Origin,
-		&d.Method, &d.Payload, &d.PayloadBytes, &d.CustomHeaders, &d.CredentialUUID, &d.MaxAttempts, &d.Claim, &d.Round,
-		&d.AttemptCount, &d.AbandonedCount, &d.AbandonedTotal, &deferred, &waited, &d.Traceparent,
-		&d.Credential.Type, &d.Credential.Cell, &secrets,
-	}, func() (err error) {
-		d.ClaimedBy = node
-		d.Waited = time.Duration(waited * float64(time.Second))
-		if d.SigningSecrets, err = mostSpecific(secrets); err != nil {
+	err := s.inBatch(ctx, func(db Querier) error {
+		rows, err := db.Query(ctx, s.sql(claimSQL), ids, claims, node, seconds(limits.Lease), limits.MaxPayload, limits.MaxBatch,
+			SuspectFrom, limits.Suspects)
+		if err != nil {
 			return err
 		}
-		claimed[position[n-1]] = Claimed{Verdict: ClaimTaken, Delivery: d}
-		missing--
-		return nil
+		var d delivery.Delivery
+		var waited float64
+		var secrets []byte
+		_, err = pgx.ForEachRow(rows, []any{
+			&n, &d.ID, &d.UUID, &d.OrganizationID, &d.WorkflowRunID, &d.WebhookNodeID, &d.WebhookName, &d.EndpointURL, &d.Origin,
+			&d.Method, &d.Payload, &d.PayloadBytes, &d.CustomHeaders, &d.CredentialUUID, &d.MaxAttempts, &d.Claim, &d.Round,
+			&d.AttemptCount, &d.AbandonedCount, &d.AbandonedTotal, &deferred, &waited, &d.Traceparent,
+			&d.Credential.Type, &d.Credential.Cell, &secrets,
+		}, func() (err error) {
+			d.ClaimedBy = node
+			d.Waited = time.Duration(waited * float64(time.Second))
+			if d.SigningSecrets, err = mostSpecific(secrets); err != nil {
+				return err
+			}
+			claimed[position[n-1]] = Claimed{Verdict: ClaimTaken, Delivery: d}
+			missing--
+			return nil
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store: claim: %w", err)
@@ -161,20 +163,23 @@ func (s *Store) Claim(ctx context.Context, node string, jobs []delivery.JobArgs,
 	if deferred > 0 { // those that are only locked turn out to be so when they are tried again
 		verdict = ClaimDeferred
 	}
-	rows, err = s.db.Query(ctx, s.sql(claimableSQL), ids, claims)
-	if err != nil {
-		return claimed, nil //nolint:nilerr // see above
-	}
-	var abandoned int
-	_, _ = pgx.ForEachRow(rows, []any{&n, &abandoned}, func() error {
-		switch c := &claimed[position[n-1]]; {
-		case c.Verdict != ClaimGone:
-		case abandoned >= SuspectFrom && !limits.Suspects:
-			*c = Claimed{Verdict: ClaimSuspect, Delivery: delivery.Delivery{AbandonedCount: abandoned}}
-		default:
-			c.Verdict = verdict
+	_ = s.inBatch(ctx, func(db Querier) error {
+		rows, err := db.Query(ctx, s.sql(claimableSQL), ids, claims)
+		if err != nil {
+			return err
 		}
-		return nil
+		var abandoned int
+		_, err = pgx.ForEachRow(rows, []any{&n, &abandoned}, func() error {
+			switch c := &claimed[position[n-1]]; {
+			case c.Verdict != ClaimGone:
+			case abandoned >= SuspectFrom && !limits.Suspects:
+				*c = Claimed{Verdict: ClaimSuspect, Delivery: delivery.Delivery{AbandonedCount: abandoned}}
+			default:
+				c.Verdict = verdict
+			}
+			return nil
+		})
+		return err
 	})
 	return claimed, nil
 }

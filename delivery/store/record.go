@@ -124,8 +124,12 @@ UPDATE {schema}.attempts a
 // Record writes the outcomes of many attempts: row, ledger and the job of the next attempt of each, in one transaction.
 // It says for each, in their order, what became of it; each claim may stand in attempts once. After an error nothing was
 // written, or (the connection broke) all of it was: calling it again with the same attempts finds out.
-func (s *Store) Record(ctx context.Context, attempts []Attempt) ([]RecordVerdict, error) {
-	return s.record(ctx, s.db, attempts)
+func (s *Store) Record(ctx context.Context, attempts []Attempt) (verdicts []RecordVerdict, err error) {
+	err = s.inBatch(ctx, func(db Querier) error {
+		verdicts, err = s.record(ctx, db, attempts)
+		return err
+	})
+	return verdicts, err
 }
 
 func (s *Store) record(ctx context.Context, db Querier, attempts []Attempt) ([]RecordVerdict, error) {

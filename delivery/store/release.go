@@ -73,21 +73,22 @@ func (s *Store) Release(ctx context.Context, releases []Release) (busy []Release
 		ids[i], generations[i], nodes[i] = r.Fence.ID, r.Fence.Claim, r.Fence.Node
 		delays[i], holds[i], jobs[i] = seconds(r.Delay), null(string(r.Hold)), r.Job
 	}
-	tag, err := s.db.Exec(ctx, s.sql(releaseSQL), ids, generations, nodes, delays, holds, jobs)
-	if err != nil {
-		return nil, fmt.Errorf("store: release: %w", err)
-	}
-	if int(tag.RowsAffected()) == n {
-		return nil, nil
-	}
-	rows, err := s.db.Query(ctx, s.sql(heldSQL), ids, generations, nodes)
-	if err != nil {
-		return nil, fmt.Errorf("store: release: %w", err)
-	}
-	var i int
-	_, err = pgx.ForEachRow(rows, []any{&i}, func() error {
-		busy = append(busy, releases[i-1])
-		return nil
+	err = s.inBatch(ctx, func(db Querier) error {
+		busy = nil
+		tag, err := db.Exec(ctx, s.sql(releaseSQL), ids, generations, nodes, delays, holds, jobs)
+		if err != nil || int(tag.RowsAffected()) == n {
+			return err
+		}
+		rows, err := db.Query(ctx, s.sql(heldSQL), ids, generations, nodes)
+		if err != nil {
+			return err
+		}
+		var i int
+		_, err = pgx.ForEachRow(rows, []any{&i}, func() error {
+			busy = append(busy, releases[i-1])
+			return nil
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store: release: %w", err)

@@ -25,6 +25,7 @@ type Store struct {
 	db     *pgxpool.Pool
 	names  *strings.Replacer
 	within time.Duration // of List, Get, Count, Stats and the actions' pages; 0: 30 s
+	pooler bool          // no session is this program's own
 }
 
 // New is a store on the pool's database. It does not connect.
@@ -38,6 +39,28 @@ func (s *Store) Within(d time.Duration) *Store {
 	other := *s
 	other.within = min(d, statementTimeout)
 	return &other
+}
+
+// BehindPooler is the store on a pool whose connections go through a pooler in transaction mode, which TuneForBatches must
+// not have prepared: what it would set for a session, others would have. Claims, records and releases set it for a
+// transaction each.
+func (s *Store) BehindPooler() *Store {
+	other := *s
+	other.pooler = true
+	return &other
+}
+
+// inBatch does something as TuneForBatches says.
+func (s *Store) inBatch(ctx context.Context, do func(Querier) error) error {
+	if !s.pooler {
+		return do(s.db)
+	}
+	return pgx.BeginTxFunc(ctx, s.db, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, settings(true, BatchTimeout.String())); err != nil {
+			return err
+		}
+		return do(tx)
+	})
 }
 
 // sql puts the schema's name into a statement.
@@ -98,6 +121,32 @@ func (s *Store) OwnsJobs(ctx context.Context) (owns bool, err error) {
 		return false, fmt.Errorf("store: owner of River's tables: %w", err)
 	}
 	return owns, nil
+}
+
+const readOnlySQL = `SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool`
+
+// ReadOnly says whether nothing can be written: the server is a standby, or was made read-only.
+func (s *Store) ReadOnly(ctx context.Context) (readOnly bool, err error) {
+	if err := s.db.QueryRow(ctx, readOnlySQL).Scan(&readOnly); err != nil {
+		return false, fmt.Errorf("store: read-only: %w", err)
+	}
+	return readOnly, nil
+}
+
+// Skew is how far the database's clock is ahead of this machine's, give or take within.
+func (s *Store) Skew(ctx context.Context) (skew, within time.Duration, err error) {
+	conn, err := s.db.Acquire(ctx) // else the time for a connection would make it less exact
+	if err != nil {
+		return 0, 0, fmt.Errorf("store: clock: %w", err)
+	}
+	defer conn.Release()
+	var clock time.Time
+	before := time.Now()
+	if err := conn.QueryRow(ctx, clockSQL).Scan(&clock); err != nil {
+		return 0, 0, fmt.Errorf("store: clock: %w", err)
+	}
+	within = time.Since(before) / 2
+	return clock.Sub(before.Add(within)), within, nil
 }
 
 // IsRowError says that a statement failed because of what one row holds (a value out of range or not representable, a

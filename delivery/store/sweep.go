@@ -61,7 +61,8 @@ WITH page AS MATERIALIZED (
       -- every page.
       LEFT JOIN LATERAL (
            SELECT j.id,
-                  j.state = 'available'
+                  -- River writes when a job that was put off is due by the clock of its node, which may be wrong
+                  j.state = 'available' AND j.scheduled_at < now() + interval '30 seconds'
                    -- about to be promoted by River's leader
                 OR j.state IN ('scheduled', 'retryable') AND j.scheduled_at > now() - interval '10 seconds' AND j.scheduled_at <= p.scheduled_for
                    -- fetched, and about to be claimed
@@ -81,7 +82,7 @@ WITH page AS MATERIALIZED (
       FROM (SELECT k.id, g.scheduled_for AS due
               FROM judged g
              CROSS JOIN LATERAL (SELECT k.id, k.state FROM {schema}.river_job k WHERE k.id = g.job OFFSET 0 FOR UPDATE SKIP LOCKED) k
-             WHERE g.verdict = 'unpromoted' AND k.state IN ('scheduled', 'retryable')) l
+             WHERE g.verdict = 'unpromoted' AND k.state IN ('available', 'scheduled', 'retryable')) l
      WHERE j.id = l.id
     RETURNING j.id
 ), locked AS (

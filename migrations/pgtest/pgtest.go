@@ -112,13 +112,19 @@ func NewEmpty(t testing.TB) *DB {
 // started. It migrates each database anew, which takes longer.
 func NewOn(t testing.TB, serverURL string) *DB {
 	t.Helper()
-	db := newDB(t, serverURL, "")
+	db := NewOnEmpty(t, serverURL)
 	ctx, cancel := context.WithTimeout(t.Context(), adminTimeout)
 	defer cancel()
 	if err := migrate(ctx, db.Pool); err != nil {
 		t.Fatal(err)
 	}
 	return db
+}
+
+// NewOnEmpty is [NewEmpty] on the server of serverURL.
+func NewOnEmpty(t testing.TB, serverURL string) *DB {
+	t.Helper()
+	return newDB(t, serverURL, "")
 }
 
 // Server starts a server for this test alone, with settings before pgtemp's

@@ -140,14 +140,21 @@ func New(c Config) (*Node, error) {
 		n.pools.close()
 		return nil, fmt.Errorf("node: connection pools: %w", err)
 	}
-	n.store = store.New(n.pools.other, c.Schema)
+	n.store = n.storeOn(n.pools.other)
 	n.watch = events.New(events.Config{Store: n.store, Log: n.Log, Node: n.ID, URL: n.AlertURL, Progress: n.Progress})
 	return n, nil
 }
 
 // Requests is a store for those who ask over HTTP, on a pool of that many connections, which nothing else uses.
 func (n *Node) Requests() (st *store.Store, conns int) {
-	return store.New(n.pools.requests, n.Schema), int(n.pools.requests.Config().MaxConns)
+	return n.storeOn(n.pools.requests), int(n.pools.requests.Config().MaxConns)
+}
+
+func (n *Node) storeOn(pool *pgxpool.Pool) *store.Store {
+	if n.PollOnly {
+		return store.New(pool, n.Schema).BehindPooler()
+	}
+	return store.New(pool, n.Schema)
 }
 
 func newID() string {
@@ -171,12 +178,13 @@ func (n *Node) newPool(name string, size int, tune func(*pgxpool.Config)) (*pgxp
 	}
 	if n.PollOnly {
 		// A pooler may hand each statement to another server connection, and refuses parameters that it does not know.
+		// What is set for a session would be another program's, too.
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	} else {
 		config.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed" // whatever the role's is
-	}
-	if tune != nil {
-		tune(config)
+		if tune != nil {
+			tune(config)
+		}
 	}
 	return pgxpool.NewWithConfig(context.Background(), config)
 }
@@ -218,12 +226,22 @@ func (n *Node) waitForDatabase(ctx context.Context) error {
 		}
 		if time.Since(reported) > 10*time.Second {
 			reported = time.Now()
-			n.Log.Warn("waiting for Postgres", "error", connect.Unwrap())
+			n.Log.Warn("waiting for Postgres", append([]any{"error", connect.Unwrap()}, n.hint(connect)...)...)
 		}
 		if !sleep(ctx, delay) {
 			return ctx.Err()
 		}
 	}
+}
+
+// hint says more about why Postgres cannot be reached, where that is known.
+func (n *Node) hint(err error) []any {
+	var pg *pgconn.PgError
+	// No Postgres answers to the beginning of a connection like that: it is how PgBouncer refuses.
+	if errors.As(err, &pg) && pg.Code == "08P01" && !n.PollOnly {
+		return []any{"hint", "this is PgBouncer: set RIVERHOOK_POLL_ONLY=true where it is in transaction mode, or connect to Postgres itself"}
+	}
+	return nil
 }
 
 // connectError is a failure that may pass by waiting.
@@ -266,7 +284,7 @@ func (n *Node) deliver(ctx context.Context) error {
 	w := worker.New(worker.Config{
 		JobEnded:   ended.add,
 		Presence:   presence,
-		Store:      store.New(n.pools.batches, n.Schema),
+		Store:      n.storeOn(n.pools.batches),
 		Transport:  egress.NewTransport(n.newGuard(ctx)),
 		Log:        n.Log,
 		Node:       n.ID,
@@ -310,6 +328,7 @@ func (n *Node) deliver(ctx context.Context) error {
 	loops.Go(func() { n.watch.Run(ctx) })
 	watch := sweeper.NewWatch(sweeper.WatchConfig{Store: n.store, Sweeper: n.NewSweeper(), Log: n.Log, Node: n.ID, Interval: n.SweepInterval})
 	loops.Go(func() { watch.Run(ctx) })
+	loops.Go(func() { n.watchClock(ctx) })
 	defer loops.Wait()
 	ui, err := n.newUI(ctx, client)
 	if err != nil {
@@ -477,6 +496,9 @@ func (n *Node) Ready(ctx context.Context) error {
 	status, err := migrations.Inspect(ctx, n.pools.other, n.Schema)
 	if err != nil {
 		return errors.New("the database does not answer")
+	}
+	if readOnly, err := n.store.ReadOnly(ctx); err != nil || readOnly {
+		return errors.New("the database is read-only: nothing is sent until it can be written to")
 	}
 	return status.Check(n.Schema)
 }
