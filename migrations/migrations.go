@@ -1,6 +1,7 @@
 package migrations
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -119,6 +120,10 @@ func CheckSchemaName(name string) error {
 // on a table that is in use is built without a lock, after the transactions that are open at that moment). A database that
 // is already newer is left alone. On an error everything up to the failed migration stays.
 func Up(ctx context.Context, pool *pgxpool.Pool, o Options) (Report, error) {
+	// Where there is nothing to do, it takes neither a lock nor a right: a service may always ask for it.
+	if status, err := Inspect(ctx, pool, cmp.Or(o.Schema, DefaultSchema)); err == nil && status.Version == Latest && status.River == status.RiverLatest {
+		return Report{From: Latest, To: Latest, RiverFrom: status.River, RiverTo: status.River}, nil
+	}
 	return run(ctx, pool, o, func(ctx context.Context, m *migrator) error {
 		if err := m.createSchema(ctx); err != nil {
 			return err

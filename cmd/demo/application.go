@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -112,7 +113,7 @@ type application struct {
 
 // newApplication sets riverhook up, and two roles that use it: one that inserts and one that looks.
 func (d *demo) newApplication(ctx context.Context) (*application, error) {
-	d.name = randomName()
+	d.name, d.token = randomName(), rand.Text()
 	inserts, looks := d.name+"_app", d.name+"_reader"
 	d.later(func() error { return d.drop(inserts, looks) })
 

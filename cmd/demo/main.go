@@ -48,6 +48,7 @@ type demo struct {
 	*screen
 
 	name     string // of the schema; what else has to have a name in the database begins with it
+	token    string // of the dashboard and the HTTP API
 	database database
 	receiver *receiver
 	serve    *process
@@ -185,7 +186,8 @@ func (d *demo) deliver(ctx context.Context) (ok bool, err error) {
 func (d *demo) keepUp(ctx context.Context) error {
 	d.printf("\n%s\n", d.bold("All of it runs on until Ctrl-C"))
 	line := func(what, how string) { d.printf("  %-10s %s\n", what, how) }
-	line("River UI", d.serve.url+"/river/")
+	line("dashboard", d.serve.url+"/ with the token "+d.token)
+	line("River UI", d.serve.url+"/river/ with the same log-in")
 	line("readiness", d.serve.url+"/readyz")
 	line("receiver", d.receiver.url+" with /well /flaky /slow /broken /gone")
 	line("database", "psql "+d.database.psql)

@@ -25,8 +25,9 @@ func (d *demo) environment() []string {
 }
 
 // serveSettings make the retries short enough to watch.
-func serveSettings(listen string) []string {
+func serveSettings(listen, token string) []string {
 	return []string{
+		"RIVERHOOK_API_TOKEN=" + token,
 		"RIVERHOOK_LISTEN=" + listen,
 		"RIVERHOOK_MAX_ATTEMPTS=" + strconv.Itoa(maxAttempts),
 		"RIVERHOOK_BASE_DELAY=300ms",
@@ -88,7 +89,7 @@ func (d *demo) startServe(ctx context.Context) error {
 
 	// Not bound to ctx: it is stopped in its own time.
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), d.riverhook, "serve")
-	cmd.Env = append(d.environment(), serveSettings(address)...)
+	cmd.Env = append(d.environment(), serveSettings(address, d.token)...)
 	cmd.SysProcAttr = apart()
 	cmd.Stdout, cmd.Stderr = log, log
 	p := &process{url: "http://" + address, log: log, cmd: cmd, done: make(chan struct{})}

@@ -331,7 +331,7 @@ func checkPostgres(_ context.Context, p *patient) []finding {
 	case s.Encoding != "UTF8":
 		return []finding{fail("create a database with ENCODING 'UTF8'", "the database's encoding is %s: not every payload can be stored", s.Encoding)}
 	default:
-		return []finding{ok("PostgreSQL %s, UTF8 (riverhook is tested on 15)", s.Version)}
+		return []finding{ok("PostgreSQL %s, UTF8 (riverhook is tested on 14 to 18)", s.Version)}
 	}
 }
 
@@ -600,7 +600,7 @@ func checkKey(ctx context.Context, p *patient) []finding {
 
 func judgeKey(keys *credential.Keyring, keyErr error, cells, old int, closed []string, why map[error]int) finding {
 	const lost = "; what is lost has to be stored again: riverhook credentials set, riverhook secrets rotate"
-	what := fmt.Sprintf("%d of %d credentials and signing secrets cannot be opened (%s): their deliveries wait, and are parked in the end", len(closed), cells, some(closed))
+	what := fmt.Sprintf("%d of %d credentials and signing secrets cannot be opened (%s): their deliveries wait, and are dead letters in the end", len(closed), cells, some(closed))
 	switch {
 	case keyErr != nil:
 		return fail("mend it: serve does not start with it", "%s", internalPrefix.ReplaceAllString(keyErr.Error(), ""))
@@ -797,6 +797,10 @@ func checkReceivers(ctx context.Context, p *patient) (found []finding) {
 	group.Wait()
 	for i, problem := range problems {
 		if problem != "" {
+			if problem == notSendable {
+				found = append(found, warn("deliveries to it are dead letters at once: riverhook deliveries list --status dead_letter", "%s: %s", origins[i], problem))
+				continue
+			}
 			found = append(found, warn("deliveries to it are retried; is it up, and may this machine reach it (firewall, DNS, RIVERHOOK_EGRESS_ALLOW)?", "%s: %s", origins[i], problem))
 		}
 	}
@@ -806,6 +810,9 @@ func checkReceivers(ctx context.Context, p *patient) (found []finding) {
 	return found
 }
 
+// notSendable is what is wrong with an origin that no attempt is made to reach.
+const notSendable = "that is no URL which can be sent to"
+
 // reach connects to an origin, sends nothing, and says what is wrong, without addresses.
 func reach(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), origin string) string {
 	u, err := url.Parse(origin)
@@ -813,7 +820,7 @@ func reach(ctx context.Context, dial func(context.Context, string, string) (net.
 		_, err = delivery.ParseEndpoint(origin)
 	}
 	if err != nil {
-		return "that is no URL which can be sent to"
+		return notSendable
 	}
 	port := u.Port()
 	if port == "" {

@@ -25,7 +25,7 @@ type eraseCmd struct {
 func (*eraseCmd) Help() string {
 	return "Removes deliveries whatever their status, with payload, attempts and stored answers, and the jobs of pending ones, which are then never sent. " +
 		"Only what is there when it begins. A delivery that is being sent goes once its outcome is recorded, or its lease is over.\n\n" +
-		"Credentials and signing secrets stay: see \"riverhook credentials rm\" and \"riverhook secrets rm\". " +
+		"Credentials and signing secrets stay: see \"riverhook credentials rm\" and \"riverhook secrets expire\". " +
 		"So do copies that Postgres keeps: in its files until it has vacuumed, in the write-ahead log, and in backups."
 }
 

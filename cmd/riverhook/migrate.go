@@ -58,7 +58,7 @@ func (cmd *migrateDownCmd) Run(ctx context.Context, c console) error {
 		return err
 	}
 	if cmd.To < status.Version && !cmd.Yes {
-		return usageError{fmt.Errorf("going back from version %d to %d drops tables with all their rows: say --yes if that is meant", status.Version, cmd.To)}
+		return usageError{fmt.Errorf("going back from version %d to %d removes what those versions added, with what is stored in it: say --yes if that is meant", status.Version, cmd.To)}
 	}
 	report, err := migrations.Down(ctx, pool, migrations.Options{Schema: string(cmd.Schema), Log: cmd.logger(c)}, cmd.To)
 	if err != nil {

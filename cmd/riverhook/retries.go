@@ -43,7 +43,7 @@ func (cmd *helpRetriesCmd) Run(c console) error {
 		}
 	}
 	fmt.Fprintf(&b, "\nAfter %s, about %s after the first, the delivery is a dead letter.\n", count(p.MaxAttempts, "attempt"), words(since))
-	fmt.Fprintf(&b, "An attempt whose node died is repeated without counting; %d of these in a row park the delivery.\n", delivery.MaxAbandoned)
+	fmt.Fprintf(&b, "An attempt whose node died is repeated without counting; %d of these in a row make it a dead letter.\n", delivery.MaxAbandoned)
 	b.WriteString("A row's max_attempts replaces the number of attempts.\n" +
 		"Try again now: riverhook deliveries retry ID. Start over: riverhook deliveries replay ID.\n" +
 		"Settings: RIVERHOOK_MAX_ATTEMPTS, RIVERHOOK_BASE_DELAY, RIVERHOOK_MAX_DELAY, RIVERHOOK_JITTER, RIVERHOOK_RETRYABLE_STATUS.\n" +

@@ -45,7 +45,7 @@ type serveCmd struct {
 	EgressDeny        prefixes `env:"RIVERHOOK_EGRESS_DENY" placeholder:"CIDR,..." help:"Public networks that requests must not reach (default: none)."`
 	AlertURL          string   `env:"RIVERHOOK_ALERT_URL" placeholder:"URL" help:"Where riverhook sends events: a receiver fails, has recovered, deliveries were dead-lettered. Deliveries of organization riverhook, whose signing secrets sign them (default: they are logged only). See riverhook help events."`
 	LogRequests       bool     `env:"RIVERHOOK_LOG_REQUESTS" default:"false" help:"Log a line per request, with sensitive fields redacted (default ${default})."`
-	MaxPayload        byteSize `env:"RIVERHOOK_MAX_PAYLOAD" default:"1MiB" help:"Largest payload that is sent; a larger one is parked (default ${default})."`
+	MaxPayload        byteSize `env:"RIVERHOOK_MAX_PAYLOAD" default:"1MiB" help:"Largest payload that is sent; a larger one is a dead letter (default ${default})."`
 }
 
 // Validate checks each setting, and those that do not fit each other.

@@ -41,7 +41,7 @@ func (cmd *sweepCmd) Run(ctx context.Context, c console) error {
 			"live": counts.Live, "leased": counts.Leased, "held": counts.Held, "skipped": counts.Skipped,
 		})
 	}
-	_, err = fmt.Fprintf(c.out, "swept %d overdue deliveries in %s: %d requeued, %d reclaimed (%d of them parked); "+
+	_, err = fmt.Fprintf(c.out, "swept %d overdue deliveries in %s: %d requeued, %d reclaimed (%d of them dead letters now); "+
 		"left alone: %d with a live job, %d being sent, %d held back, %d locked\n",
 		counts.Overdue, time.Since(started).Round(time.Millisecond), counts.Requeued, counts.Reclaimed, counts.Parked,
 		counts.Live, counts.Leased, counts.Held, counts.Skipped)
