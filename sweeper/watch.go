@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/riverhook/riverhook/delivery/store"
@@ -124,19 +125,24 @@ func (w *Watch) reclaim(ctx context.Context) {
 // On an error the counts say what was done before it.
 func (s *Sweeper) Reclaim(ctx context.Context) (total Counts, err error) {
 	var page store.DeadPage
-	for !page.Last {
+	var nodes []string // dead on every page: of who died meanwhile, the pages before were not asked
+	for first := true; !page.Last; first = false {
 		page, err = s.deadPage(ctx, page.Next)
 		if err != nil {
 			return total, err
 		}
+		if first {
+			nodes = page.Nodes
+		}
+		nodes = slices.DeleteFunc(nodes, func(node string) bool { return !slices.Contains(page.Nodes, node) })
 		total.Requeued += page.Requeued
 		total.Skipped += page.Skipped
 		s.reclaimed(ctx, &total, page.Reclaimed)
 	}
-	if len(page.Nodes) == 0 || total.Skipped > 0 {
+	if len(nodes) == 0 || total.Skipped > 0 {
 		return total, nil
 	}
-	return total, s.store.ReclaimedAll(ctx, page.Nodes)
+	return total, s.store.ReclaimedAll(ctx, nodes)
 }
 
 func (s *Sweeper) deadPage(ctx context.Context, after store.SweepCursor) (store.DeadPage, error) {
