@@ -40,7 +40,9 @@ type Presence struct {
 	progress      *progress.Board
 
 	conn   *pgxpool.Conn             // while the lock is held
+	lost   func()                    // ends the attempts in flight; nil before Keep
 	proven atomic.Pointer[time.Time] // when the last proof was asked for
+	since  atomic.Pointer[time.Time] // from when on there was no gap in which the peers may have taken this node for dead
 }
 
 // NewPresence is a presence that is not taken yet. The pool is for one connection, which nothing else may use. The board is
@@ -66,13 +68,28 @@ func (p *Presence) Take(ctx context.Context) error {
 		return err
 	}
 	p.conn = conn
-	p.proven.Store(&asked)
+	p.proved(asked)
 	return nil
+}
+
+// proved notes a proof that was asked for at a time. After a gap that was so long that the peers may have taken back what this
+// node had claimed, nothing of that may be sent any more, however well it can prove now that it lives: the watch may not have
+// seen the gap, in a process that was stopped.
+func (p *Presence) proved(asked time.Time) {
+	if p.unproven() > presenceEnd {
+		now := time.Now()
+		p.since.Store(&now)
+		if p.lost != nil {
+			p.lost()
+		}
+	}
+	p.proven.Store(&asked)
 }
 
 // Keep keeps what Take took, and takes it again when it is lost, until ctx ends; then it gives it back. It calls lost when
 // the attempts in flight must end.
 func (p *Presence) Keep(ctx context.Context, lost func()) {
+	p.lost = lost
 	watching, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -111,7 +128,7 @@ func (p *Presence) prove(ctx context.Context) error {
 	asked := time.Now()
 	holds, err := p.store.HoldsPresence(try, p.conn.Conn(), p.node)
 	if err == nil && holds {
-		p.proven.Store(&asked)
+		p.proved(asked)
 		return nil
 	}
 	if err == nil {
@@ -149,8 +166,24 @@ func (p *Presence) unproven() time.Duration {
 	return elapsed(*at)
 }
 
-// Proven says whether an attempt may begin.
+// Proven says whether an attempt may begin, now.
 func (p *Presence) Proven() bool { return p == nil || p.unproven() < presenceQuiet }
+
+// ProvenSince says whether an attempt may begin, now, of what was claimed at a time: nobody can have taken it back since.
+func (p *Presence) ProvenSince(claimed time.Time) bool {
+	return p == nil || p.Proven() && !claimed.Before(*p.since.Load())
+}
+
+// until is t, or when what is in flight ends unless there is another proof, if that is sooner.
+func (p *Presence) until(t time.Time) time.Time {
+	if p == nil {
+		return t
+	}
+	if end := time.Now().Add(presenceEnd - p.unproven()); end.Before(t) {
+		return end
+	}
+	return t
+}
 
 // elapsed is the time since at, by the monotonic clock or by the wall clock, whichever shows more.
 func elapsed(at time.Time) time.Duration {

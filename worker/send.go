@@ -42,6 +42,7 @@ type sent struct {
 
 // send is one attempt: one request, under one deadline for all of it. The status line decides; how the body ends does not.
 func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
+	begun := time.Now()
 	traceparent, end := w.hooks.Trace(d)
 	defer func() { end(s.Observation) }()
 	defer func() {
@@ -57,18 +58,17 @@ func (w *Worker) send(ctx context.Context, d *delivery.Delivery) (s sent) {
 
 	flight, attempt, over := w.inFlight(ctx)
 	defer over()
-	begun := time.Now()
 	var connected, late atomic.Bool
 	traced := httptrace.WithClientTrace(attempt, failpoint.Trace(&httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
 			// The process may have been stopped since the claim, and may be stopped again right here.
-			if elapsed(begun) >= w.timeout || !w.presence.Proven() {
+			if elapsed(begun) >= w.timeout || !w.presence.ProvenSince(begun) {
 				late.Store(true)
 				egress.BeginBefore(info.Conn, begun)
 				flight.end()
 				return
 			}
-			egress.BeginBefore(info.Conn, begun.Add(w.timeout))
+			egress.BeginBefore(info.Conn, w.presence.until(begun.Add(w.timeout)))
 			connected.Store(true)
 			failpoint.Hit(failpoint.BeforeWrite)
 		},

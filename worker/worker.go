@@ -300,7 +300,7 @@ func (w *Worker) begin(ctx context.Context, c *claim, job int64) (begun bool, er
 		return false, nil
 	}
 	fetched := w.fetchPayload(ctx, c.delivery)
-	if !fetched || ctx.Err() != nil || w.tooLate(c) || !w.presence.Proven() {
+	if !fetched || ctx.Err() != nil || w.tooLate(c) || !w.presence.ProvenSince(c.sent) {
 		w.log.InfoContext(ctx, "claim released without an attempt", "delivery_id", c.delivery.ID, "waited", time.Since(c.sent).String())
 		w.limiter.done(time.Now(), c.delivery.Origin, time.Time{}, noReaction)
 		w.release(store.Release{Fence: c.delivery.Fence()})

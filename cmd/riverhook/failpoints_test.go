@@ -342,6 +342,50 @@ func TestStoppedNodeDoesNotSendLate(t *testing.T) {
 	}
 }
 
+// A node that is stopped after its claim, until its peers have taken it for dead and have sent what it had claimed, sends
+// nothing of it when it goes on, although its lease holds and it can prove at once that it lives.
+func TestStoppedNodeThatWasDeadDoesNotSendLate(t *testing.T) {
+	t.Parallel()
+	binary := failing(t)
+	db := pgtest.New(t)
+	r := newArrivals(t, nil)
+	c := exec.Command(binary, "serve") //nolint:gosec,noctx // ours; it is ended below
+	c.Env = []string{
+		"RIVERHOOK_DATABASE_URL=" + db.URL, "RIVERHOOK_LISTEN=127.0.0.1:0", "RIVERHOOK_LEASE=1h",
+		"RIVERHOOK_DB_MAX_CONNS=10", "RIVERHOOK_EGRESS_ALLOW=127.0.0.0/8", "RIVERHOOK_FAILPOINT=stop:" + string(failpoint.AfterClaim),
+	}
+	stderr, err := c.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, c.Start())
+	t.Cleanup(func() { _ = c.Process.Kill() })
+	stopped, drained := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(drained)
+		for scanner := bufio.NewScanner(stderr); scanner.Scan(); {
+			if strings.HasPrefix(scanner.Text(), "failpoint ") {
+				close(stopped)
+			}
+		}
+	}()
+	uuid := pgtest.Scalar[string](t, db, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ($1) RETURNING delivery_uuid::text`, r.URL)
+	select {
+	case <-stopped:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it did not come to the point")
+	}
+	// Its machine is not to be reached.
+	db.Exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'riverhook presence'`)
+	serve(t, db.URL, true)
+	eventually(t, db, "succeeded", `SELECT status FROM riverhook.deliveries`)
+	require.NoError(t, c.Process.Signal(syscall.SIGCONT))
+	eventually(t, db, 2, `SELECT count(*)::int FROM riverhook.nodes WHERE dead_at IS NULL`)
+	require.NoError(t, c.Process.Signal(syscall.SIGTERM)) // it ends what it had begun
+	<-drained
+	_ = c.Wait()
+	assert.Equal(t, []string{"2"}, r.of(uuid))
+	assert.Equal(t, []string{"0.1 abandoned", "0.2 succeeded 200"}, pgtest.Column[string](t, db, ledgerSQL, int64(1)))
+}
+
 // Without the tag, a failpoint costs nothing: there is no call.
 func TestFailpointsAreInlined(t *testing.T) {
 	t.Parallel()
