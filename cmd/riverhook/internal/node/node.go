@@ -78,6 +78,9 @@ const (
 	connectDelay = 2 * time.Second
 	// closeGrace is how long releases may go on after the last attempt has ended.
 	closeGrace = 5 * time.Second
+	// connectTimeout is for making one connection, if the settings do not say: one that is never answered, after a way to Postgres
+	// was lost, keeps its place in a pool for so long. The only one that proves that this node lives cannot wait for that.
+	connectTimeout, presenceConnectTimeout = 10 * time.Second, 5 * time.Second
 	// leaveTimeout is for telling the other nodes.
 	leaveTimeout = 3 * time.Second
 )
@@ -122,7 +125,9 @@ func New(c Config) (*Node, error) {
 	rivers := c.MaxConns - batches - other - requests - 1
 	if !n.PollOnly {
 		rivers-- // what proves that this node lives
-		n.pools.presence, err = n.newPool("presence", 1, nil)
+		n.pools.presence, err = n.newPool("presence", 1, func(config *pgxpool.Config) {
+			config.ConnConfig.ConnectTimeout = min(config.ConnConfig.ConnectTimeout, presenceConnectTimeout)
+		})
 	}
 	if err == nil {
 		n.pools.batches, err = n.newPool("batches", batches, store.TuneForBatches)
@@ -173,6 +178,9 @@ func newID() string {
 func (n *Node) newPool(name string, size int, tune func(*pgxpool.Config)) (*pgxpool.Pool, error) {
 	config := n.Database.Copy()
 	config.MaxConns, config.MinConns, config.MinIdleConns = int32(size), 0, 0 //nolint:gosec // small
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = connectTimeout
+	}
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {
 		config.ConnConfig.RuntimeParams["application_name"] = "riverhook " + name
 	}

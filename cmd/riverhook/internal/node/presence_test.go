@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -25,6 +26,8 @@ type link struct {
 
 	mu    sync.Mutex
 	cut   bool
+	mute  bool // new connections are never answered
+	muted map[string]int // of them, by the pool whose they are
 	conns []net.Conn
 }
 
@@ -32,7 +35,7 @@ func newLink(t testing.TB, databaseURL string) *link {
 	t.Helper()
 	u, err := url.Parse(databaseURL)
 	require.NoError(t, err)
-	l := &link{to: u.Host}
+	l := &link{to: u.Host, muted: map[string]int{}}
 	l.Listener, err = net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { l.set(true); _ = l.Close() })
@@ -55,6 +58,20 @@ func (l *link) serve(c net.Conn) {
 		l.mu.Unlock()
 		return
 	}
+	if l.mute {
+		l.mu.Unlock()
+		startup := make([]byte, 1000)
+		n, _ := c.Read(startup)
+		for _, pool := range []string{"other", "presence"} {
+			if bytes.Contains(startup[:n], []byte("riverhook "+pool)) {
+				l.mu.Lock()
+				l.muted[pool]++
+				l.mu.Unlock()
+			}
+		}
+		_, _ = io.Copy(io.Discard, c)
+		return
+	}
 	s, err := net.Dial("tcp", l.to)
 	if err != nil {
 		l.mu.Unlock()
@@ -74,6 +91,19 @@ func (l *link) set(cut bool) {
 		_ = c.Close()
 	}
 	l.conns = nil
+}
+
+// answer has new connections answered or not.
+func (l *link) answer(yes bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mute = !yes
+}
+
+func (l *link) unanswered(pool string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.muted[pool]
 }
 
 // through is the database's URL by way of l.
@@ -176,4 +206,25 @@ func TestPresenceOutlastsPostgres(t *testing.T) {
 	eventually(t, db, "succeeded", `SELECT status FROM riverhook.deliveries WHERE id = $1`, id)
 	assert.Equal(t, []string{"0.1 succeeded 200"}, ledger(t, db, id))
 	assert.Equal(t, 1, g.count())
+}
+
+// Connections that were begun while nothing was answered, and that nobody answers later either, do not keep a node from
+// working for long: the one that proves that it lives has a pool with one place.
+func TestConnectionsThatAreNeverAnswered(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	r := newReceiver(t, func(http.ResponseWriter, *http.Request) {})
+	l := newLink(t, db.URL)
+	c := config(t, db)
+	c.Database = l.through(t, db.URL)
+	start(t, c)
+	id := insert(t, db, r.URL)
+	eventually(t, db, "succeeded", `SELECT status FROM riverhook.deliveries WHERE id = $1`, id)
+	l.answer(false)
+	l.set(true)
+	l.set(false)
+	require.Eventually(t, func() bool { return l.unanswered("other") >= 2 }, time.Minute, 10*time.Millisecond, "all that its pool has places for")
+	l.answer(true)
+	id = insert(t, db, r.URL)
+	eventually(t, db, "succeeded", `SELECT status FROM riverhook.deliveries WHERE id = $1`, id)
 }
