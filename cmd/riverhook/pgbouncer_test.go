@@ -35,7 +35,7 @@ func bouncer(t *testing.T, databaseURL string) string {
 	}
 	u, err := url.Parse(databaseURL)
 	require.NoError(t, err)
-	dir, err := os.MkdirTemp("/tmp", "riverhook-bouncer-")
+	dir, err := os.MkdirTemp("/tmp", "riverhook-bouncer-") //nolint:usetesting // another user must come to it
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	free, err := net.Listen("tcp", "127.0.0.1:0")

@@ -147,7 +147,7 @@ func TestUpgrade(t *testing.T) {
 	}
 	serveBy := func(program string) *service {
 		command := exec.Command(program, "serve") //nolint:gosec,noctx // ours
-		command.Env = append(quickly(db.URL), "RIVERHOOK_MAX_ATTEMPTS=10", "RIVERHOOK_LOG_LEVEL=warn")
+		command.Env = append(quickly(db.URL), "RIVERHOOK_MAX_ATTEMPTS=10")
 		return launch(t, command, true)
 	}
 	t.Log("old:", run(old, "migrate", "up"))
