@@ -299,8 +299,7 @@ func (w *Worker) begin(ctx context.Context, c *claim, job int64) (begun bool, er
 		w.hold(ctx, store.Release{Fence: c.delivery.Fence(), Job: job, Hold: hold})
 		return false, nil
 	}
-	fetched := w.fetchPayload(ctx, c.delivery)
-	if !fetched || ctx.Err() != nil || w.tooLate(c) || !w.presence.ProvenSince(c.sent) {
+	if mayBegin := w.fetchPayload(ctx, c.delivery) && ctx.Err() == nil && !w.tooLate(c) && w.presence.ProvenSince(c.sent); !mayBegin {
 		w.log.InfoContext(ctx, "claim released without an attempt", "delivery_id", c.delivery.ID, "waited", time.Since(c.sent).String())
 		w.limiter.done(time.Now(), c.delivery.Origin, time.Time{}, noReaction)
 		w.release(store.Release{Fence: c.delivery.Fence()})
@@ -477,8 +476,7 @@ func (r *record) done() bool {
 
 // record writes an outcome, again until it is written, its claim is lost, or recordFor has passed, and logs it. That goes on
 // after the end of the lease: the fence says whether anybody has taken the claim back, and while the database takes nothing,
-// nobody can. The outcome
-// is never thrown away for a fault of the database: then the row stays claimed, and the sweep takes it back.
+// nobody can. The outcome is never thrown away for a fault of the database: the row stays claimed, and the sweep takes it back.
 func (w *Worker) record(ctx context.Context, c *claim, attempt store.Attempt, dropped []string) {
 	r := w.records.do(attempt)
 	if !r.done() {

@@ -26,7 +26,7 @@ type link struct {
 
 	mu    sync.Mutex
 	cut   bool
-	mute  bool // new connections are never answered
+	mute  bool           // new connections are never answered
 	muted map[string]int // of them, by the pool whose they are
 	conns []net.Conn
 }
