@@ -137,7 +137,7 @@ func decideAbandoned(d *Delivery, o Observation, p Policy, jitter float64) Decis
 	switch {
 	case inARow >= MaxAbandoned:
 		decision.Status = StatusDeadLetter
-		decision.Error = fmt.Sprintf("the node died during %d attempts in a row; %s", inARow, o.Error)
+		decision.Error = fmt.Sprintf("%d attempts in a row were abandoned; %s", inARow, o.Error)
 	case inARow > 1:
 		decision.Delay = p.Delay(inARow-1, 0, jitter)
 	}

@@ -299,7 +299,7 @@ func (w *Worker) begin(ctx context.Context, c *claim, job int64) (begun bool, er
 		w.hold(ctx, store.Release{Fence: c.delivery.Fence(), Job: job, Hold: hold})
 		return false, nil
 	}
-	if mayBegin := w.fetchPayload(ctx, c.delivery) && ctx.Err() == nil && !w.tooLate(c) && w.presence.ProvenSince(c.sent); !mayBegin {
+	if mayBegin := w.fetchPayload(ctx, c.delivery) && ctx.Err() == nil && !w.tooLate(c); !mayBegin {
 		w.log.InfoContext(ctx, "claim released without an attempt", "delivery_id", c.delivery.ID, "waited", time.Since(c.sent).String())
 		w.limiter.done(time.Now(), c.delivery.Origin, time.Time{}, noReaction)
 		w.release(store.Release{Fence: c.delivery.Fence()})
@@ -323,9 +323,11 @@ func (w *Worker) fetchPayload(ctx context.Context, d *delivery.Delivery) (ok boo
 	return payload != nil
 }
 
-// tooLate says whether an attempt that begins now could outlast its lease: the process may have been frozen, or the claim
-// slow.
-func (w *Worker) tooLate(c *claim) bool { return elapsed(c.sent) > (w.lease-w.timeout)/2 }
+// tooLate says whether an attempt that begins now could outlast its lease, or its claim may have been taken back already: the
+// process may have been frozen, or the claim slow.
+func (w *Worker) tooLate(c *claim) bool {
+	return elapsed(c.sent) > (w.lease-w.timeout)/2 || !w.presence.ProvenSince(c.sent)
+}
 
 // attempt is one in flight.
 type attempt struct {
