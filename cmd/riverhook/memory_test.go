@@ -87,7 +87,7 @@ func TestRowThatKillsItsNode(t *testing.T) {
 	t.Log(deaths, "deaths;", "innocents by abandoned attempts:", pgtest.Column[string](t, db, `SELECT concat(n, ': ', count(*)) FROM (SELECT count(a.*) FILTER (WHERE a.outcome = 'abandoned') AS n
 		FROM riverhook.deliveries d JOIN riverhook.attempts a ON a.delivery_id = d.id WHERE d.webhook_name = 'innocent' GROUP BY d.id) x GROUP BY n ORDER BY n`))
 	assert.Equal(t, "dead_letter 5", pgtest.Scalar[string](t, db, `SELECT concat(status, ' ', abandoned_count) FROM riverhook.deliveries WHERE webhook_name = 'poison'`))
-	assert.Contains(t, pgtest.Scalar[string](t, db, `SELECT last_error FROM riverhook.deliveries WHERE webhook_name = 'poison'`), "the node died during 5 attempts in a row")
+	assert.Contains(t, pgtest.Scalar[string](t, db, `SELECT last_error FROM riverhook.deliveries WHERE webhook_name = 'poison'`), "5 attempts in a row were abandoned")
 	assert.Equal(t, []string{"succeeded 60"}, pgtest.Column[string](t, db, `SELECT concat(status, ' ', count(*)) FROM riverhook.deliveries WHERE webhook_name = 'innocent' GROUP BY status`))
 	assert.LessOrEqual(t, deaths, 6)
 	assert.Less(t, pgtest.Scalar[int](t, db, `SELECT coalesce(max(n), 0)::int FROM (SELECT count(*) AS n FROM riverhook.attempts a JOIN riverhook.deliveries d ON d.id = a.delivery_id
