@@ -35,8 +35,8 @@ var mutants = []mutant{
 	{"fencing off: a claim, a record and a release look at neither generation nor owner", []edit{
 		{
 			"delivery/store/claim.go",
-			"     WHERE d.claim = w.claim AND d.status = 'pending' AND d.claimed_by IS NULL AND (d.scheduled_for IS NULL OR d.scheduled_for <= now())\n       AND (d.abandoned_count < $7 OR $8)\n), sized AS (",
-			"     WHERE d.status = 'pending' AND (d.abandoned_count < $7 OR $8)\n), sized AS (",
+			"     WHERE d.claim = w.claim AND d.status = 'pending' AND d.claimed_by IS NULL AND (d.scheduled_for IS NULL OR d.scheduled_for <= now())\n       AND (d.abandoned_count",
+			"     WHERE d.status = 'pending'\n       AND (d.abandoned_count",
 		},
 		{
 			"delivery/store/record.go",
