@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -114,7 +115,14 @@ func oneOfEverything(t testing.TB, db *pgtest.DB, organization string) {
 	db.Exec(t, `INSERT INTO riverhook.replays (organization_id, filter, pace, created_by, matched, after_id, up_to_id, status, finished_at)
 		VALUES ($1, jsonb_build_object('organization_id', $1::text), 1, 'by '||$1, 1, 0, 0, 'succeeded', now())`, organization)
 	db.Exec(t, `INSERT INTO riverhook.pauses (endpoint_origin, organization_id, reason) VALUES ('https://paused.example', $1, 'reason of '||$1)`, organization)
-	db.Exec(t, `INSERT INTO riverhook.deliveries (organization_id, endpoint_url, held_since, held_reason) VALUES ($1, 'https://paused.example/'||$1, now(), 'paused')`, organization)
+	// What is held has no job: else a node would claim it, and hold it again.
+	require.NoError(t, pgx.BeginFunc(t.Context(), db.Pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(t.Context(), `INSERT INTO riverhook.deliveries (organization_id, endpoint_url, held_since, held_reason) VALUES ($1, 'https://paused.example/'||$1, now(), 'paused')`, organization)
+		if err == nil {
+			_, err = tx.Exec(t.Context(), `DELETE FROM riverhook.river_job WHERE (args->>'delivery_id')::bigint = (SELECT max(id) FROM riverhook.deliveries)`)
+		}
+		return err
+	}))
 	db.Exec(t, `INSERT INTO riverhook.credentials (organization_id, name, type) VALUES ($1, 'crm', 'none')`, organization)
 	db.Exec(t, `INSERT INTO riverhook.signing_secrets (secret_uuid, organization_id, endpoint_origin, sealed) VALUES (gen_random_uuid(), $1, 'https://'||$1||'.example', '\x00')`, organization)
 }
