@@ -292,6 +292,39 @@ func killedAfterSweepPage(t *testing.T, binary string) {
 	assert.Equal(t, 0, on(t, db.URL, "check", "--all", "--grace", "0").code)
 }
 
+// stopAt starts "riverhook serve" of the tagged binary on a database with one delivery to url, and returns when it has stopped
+// itself at the point. end waits until it has ended what it had begun: after SIGCONT.
+func stopAt(t *testing.T, binary string, db *pgtest.DB, url string, point failpoint.Point, env ...string) (c *exec.Cmd, uuid string, end func()) {
+	t.Helper()
+	c = exec.Command(binary, "serve") //nolint:gosec,noctx // ours; it is ended by the caller
+	c.Env = append(env, "RIVERHOOK_DATABASE_URL="+db.URL, "RIVERHOOK_LISTEN=127.0.0.1:0", "RIVERHOOK_DB_MAX_CONNS=10",
+		"RIVERHOOK_EGRESS_ALLOW=127.0.0.0/8", "RIVERHOOK_FAILPOINT=stop:"+string(point))
+	stderr, err := c.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, c.Start())
+	t.Cleanup(func() { _ = c.Process.Kill() })
+	stopped, drained := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(drained)
+		for scanner := bufio.NewScanner(stderr); scanner.Scan(); {
+			if strings.HasPrefix(scanner.Text(), "failpoint ") {
+				close(stopped)
+			}
+		}
+	}()
+	uuid = pgtest.Scalar[string](t, db, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ($1) RETURNING delivery_uuid::text`, url)
+	select {
+	case <-stopped:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it did not come to the point")
+	}
+	return c, uuid, func() {
+		require.NoError(t, c.Process.Signal(syscall.SIGTERM))
+		<-drained
+		_ = c.Wait()
+	}
+}
+
 // A node that is stopped between claim and first byte, until its lease is over and somebody else has sent what it had
 // claimed, sends nothing when it goes on.
 func TestStoppedNodeDoesNotSendLate(t *testing.T) {
@@ -302,36 +335,11 @@ func TestStoppedNodeDoesNotSendLate(t *testing.T) {
 			t.Parallel()
 			db := pgtest.New(t)
 			r := newArrivals(t, nil)
-			c := exec.Command(binary, "serve") //nolint:gosec,noctx // ours; it is ended below
-			c.Env = []string{
-				"RIVERHOOK_DATABASE_URL=" + db.URL, "RIVERHOOK_LISTEN=127.0.0.1:0", "RIVERHOOK_TIMEOUT=1s", "RIVERHOOK_LEASE=3s",
-				"RIVERHOOK_DB_MAX_CONNS=10", "RIVERHOOK_EGRESS_ALLOW=127.0.0.0/8", "RIVERHOOK_FAILPOINT=stop:" + string(point),
-			}
-			stderr, err := c.StderrPipe()
-			require.NoError(t, err)
-			require.NoError(t, c.Start())
-			t.Cleanup(func() { _ = c.Process.Kill() })
-			stopped, drained := make(chan struct{}), make(chan struct{})
-			go func() {
-				defer close(drained)
-				for scanner := bufio.NewScanner(stderr); scanner.Scan(); {
-					if strings.HasPrefix(scanner.Text(), "failpoint ") {
-						close(stopped)
-					}
-				}
-			}()
-			uuid := pgtest.Scalar[string](t, db, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ($1) RETURNING delivery_uuid::text`, r.URL)
-			select {
-			case <-stopped:
-			case <-time.After(30 * time.Second):
-				t.Fatal("it did not come to the point")
-			}
+			c, uuid, end := stopAt(t, binary, db, r.URL, point, "RIVERHOOK_TIMEOUT=1s", "RIVERHOOK_LEASE=3s")
 			serve(t, db.URL, true)
 			eventually(t, db, "succeeded", `SELECT status FROM riverhook.deliveries`)
 			require.NoError(t, c.Process.Signal(syscall.SIGCONT))
-			require.NoError(t, c.Process.Signal(syscall.SIGTERM)) // it ends what it had begun
-			<-drained
-			_ = c.Wait()
+			end()
 			assert.Equal(t, []string{"2"}, r.of(uuid))
 			ledger := pgtest.Column[string](t, db, ledgerSQL, int64(1))
 			require.Len(t, ledger, 2)
@@ -349,39 +357,14 @@ func TestStoppedNodeThatWasDeadDoesNotSendLate(t *testing.T) {
 	binary := failing(t)
 	db := pgtest.New(t)
 	r := newArrivals(t, nil)
-	c := exec.Command(binary, "serve") //nolint:gosec,noctx // ours; it is ended below
-	c.Env = []string{
-		"RIVERHOOK_DATABASE_URL=" + db.URL, "RIVERHOOK_LISTEN=127.0.0.1:0", "RIVERHOOK_LEASE=1h",
-		"RIVERHOOK_DB_MAX_CONNS=10", "RIVERHOOK_EGRESS_ALLOW=127.0.0.0/8", "RIVERHOOK_FAILPOINT=stop:" + string(failpoint.AfterClaim),
-	}
-	stderr, err := c.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, c.Start())
-	t.Cleanup(func() { _ = c.Process.Kill() })
-	stopped, drained := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(drained)
-		for scanner := bufio.NewScanner(stderr); scanner.Scan(); {
-			if strings.HasPrefix(scanner.Text(), "failpoint ") {
-				close(stopped)
-			}
-		}
-	}()
-	uuid := pgtest.Scalar[string](t, db, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ($1) RETURNING delivery_uuid::text`, r.URL)
-	select {
-	case <-stopped:
-	case <-time.After(30 * time.Second):
-		t.Fatal("it did not come to the point")
-	}
+	c, uuid, end := stopAt(t, binary, db, r.URL, failpoint.AfterClaim, "RIVERHOOK_LEASE=1h")
 	// Its machine is not to be reached.
 	db.Exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'riverhook presence'`)
 	serve(t, db.URL, true)
 	eventually(t, db, "succeeded", `SELECT status FROM riverhook.deliveries`)
 	require.NoError(t, c.Process.Signal(syscall.SIGCONT))
 	eventually(t, db, 2, `SELECT count(*)::int FROM riverhook.nodes WHERE dead_at IS NULL`)
-	require.NoError(t, c.Process.Signal(syscall.SIGTERM)) // it ends what it had begun
-	<-drained
-	_ = c.Wait()
+	end()
 	assert.Equal(t, []string{"2"}, r.of(uuid))
 	assert.Equal(t, []string{"0.1 abandoned", "0.2 succeeded 200"}, pgtest.Column[string](t, db, ledgerSQL, int64(1)))
 }
