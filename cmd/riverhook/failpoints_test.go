@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -297,7 +298,7 @@ func killedAfterSweepPage(t *testing.T, binary string) {
 func stopAt(t *testing.T, binary string, db *pgtest.DB, url string, point failpoint.Point, env ...string) (c *exec.Cmd, uuid string, end func()) {
 	t.Helper()
 	c = exec.Command(binary, "serve") //nolint:gosec,noctx // ours; it is ended by the caller
-	c.Env = append(env, "RIVERHOOK_DATABASE_URL="+db.URL, "RIVERHOOK_LISTEN=127.0.0.1:0", "RIVERHOOK_DB_MAX_CONNS=10",
+	c.Env = append(slices.Clone(env), "RIVERHOOK_DATABASE_URL="+db.URL, "RIVERHOOK_LISTEN=127.0.0.1:0", "RIVERHOOK_DB_MAX_CONNS=10",
 		"RIVERHOOK_EGRESS_ALLOW=127.0.0.0/8", "RIVERHOOK_FAILPOINT=stop:"+string(point))
 	stderr, err := c.StderrPipe()
 	require.NoError(t, err)
