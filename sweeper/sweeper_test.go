@@ -21,6 +21,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 const (
 	jobsSQL    = `SELECT count(*)::int FROM riverhook.river_job WHERE kind = 'deliver_webhook'`
 	loseJobs   = `DELETE FROM riverhook.river_job`
+	zombieJobs = `UPDATE riverhook.river_job SET state = 'running', attempt = 1, attempted_at = now() - interval '1 minute'`
 	claimOfSQL = `SELECT claim FROM riverhook.deliveries WHERE id = $1`
 	rowSQL     = `SELECT concat_ws(' ', status, 'round', round, 'attempts', attempt_count, 'abandoned', abandoned_count,
 		coalesce(claimed_by, '-')) FROM riverhook.deliveries WHERE id = $1`
@@ -93,7 +94,8 @@ func TestSweepSkipsALockedRow(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	locked, free := pgtest.Scalar[int64](t, db, insertSQL), pgtest.Scalar[int64](t, db, insertSQL)
-	db.Exec(t, loseJobs)
+	db.Exec(t, zombieJobs)
+	db.MayHaveProblems(t, "jobs of a node that never was stay running")
 	ctx := context.Background()
 	tx, err := db.Pool.Begin(ctx)
 	require.NoError(t, err)
@@ -102,6 +104,25 @@ func TestSweepSkipsALockedRow(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, sweeper.Counts{Overdue: 2, Requeued: 1, Skipped: 1}, sweep(t, newSweeper(db)))
 	assert.Equal(t, int64(1), pgtest.Scalar[int64](t, db, claimOfSQL, free))
+}
+
+// A row whose job is gone is not touched: it gets a job of the same generation. One whose job a killed node left running, which
+// would stand in its way, gets one of the next.
+func TestSweepChangesNoMoreThanItMust(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.MayHaveProblems(t, "the job of a node that never was stays running")
+	gone, zombie := pgtest.Scalar[int64](t, db, insertSQL), pgtest.Scalar[int64](t, db, insertSQL)
+	db.Exec(t, zombieJobs)
+	db.Exec(t, `DELETE FROM riverhook.river_job WHERE args->>'delivery_id' = $1::bigint::text`, gone)
+	const version = `SELECT xmin::text FROM riverhook.deliveries WHERE id = $1`
+	before := pgtest.Scalar[string](t, db, version, gone)
+	assert.Equal(t, sweeper.Counts{Overdue: 2, Requeued: 2}, sweep(t, newSweeper(db)))
+	assert.Equal(t, before, pgtest.Scalar[string](t, db, version, gone))
+	assert.Equal(t, []int64{0, 1}, []int64{pgtest.Scalar[int64](t, db, claimOfSQL, gone), pgtest.Scalar[int64](t, db, claimOfSQL, zombie)})
+	assert.Equal(t, []string{"0 0 available", "1 0 running", "1 1 available"}, pgtest.Column[string](t, db, `
+		SELECT concat_ws(' ', (args->>'delivery_id')::bigint - $1, args->>'claim', state) FROM riverhook.river_job ORDER BY 1`, gone))
+	assert.Equal(t, sweeper.Counts{Overdue: 2, Live: 2}, sweep(t, newSweeper(db)))
 }
 
 func TestBacklogIsNotMultiplied(t *testing.T) {

@@ -54,13 +54,16 @@ WITH page AS MATERIALIZED (
                 -- One without an origin, whose URL was edited, is nobody's to pull.
                 WHEN p.held_since > now() - make_interval(secs => $4) AND p.endpoint_origin IS NOT NULL THEN 'held'
                 WHEN j.live THEN 'live'
-                WHEN j.id IS NOT NULL THEN 'unpromoted'
+                WHEN j.state <> 'running' THEN 'unpromoted'
+                -- Nothing is left of its job, and nothing on the row is to be changed for the next.
+                WHEN j.id IS NULL AND p.held_since IS NULL THEN 'jobless'
+                -- What a killed node left behind, which would stand in the way of a job of the same generation.
                 ELSE 'lost' END AS verdict
       FROM page p
       -- LIMIT makes this a probe of River's unique index per row: an EXISTS was planned as a hash of the job table on
       -- every page.
       LEFT JOIN LATERAL (
-           SELECT j.id,
+           SELECT j.id, j.state,
                   -- River writes when a job that was put off is due by the clock of its node, which may be wrong
                   j.state = 'available' AND j.scheduled_at < now() + interval '30 seconds'
                    -- about to be promoted by River's leader
@@ -70,8 +73,6 @@ WITH page AS MATERIALIZED (
              FROM {schema}.river_job j
             WHERE j.unique_key = {schema}.delivery_job_key(p.id, p.claim)
               AND j.unique_key IS NOT NULL AND j.unique_states IS NOT NULL AND {schema}.river_job_state_in_bitmask(j.unique_states, j.state)
-                   -- older ones are what a killed node left behind
-              AND (j.state <> 'running' OR j.attempted_at > now() - interval '30 seconds')
             LIMIT 1) j ON p.claimed_by IS NULL
 ), promoted AS (
     -- A job that is there and only was not promoted in time (many came due at once, or the leader is gone) is promoted
@@ -100,7 +101,11 @@ WITH page AS MATERIALIZED (
 ), jobs AS (
     INSERT INTO {schema}.river_job (kind, args, queue, max_attempts, state, scheduled_at, unique_key, unique_states)
     SELECT j.kind, j.args, j.queue, j.max_attempts, j.state::{schema}.river_job_state, j.scheduled_at, j.unique_key, j.unique_states
-      FROM requeued r, {schema}.delivery_job(r.id, r.claim, r.scheduled_for) j
+      FROM (SELECT r.id, r.claim, r.scheduled_for FROM requeued r
+             UNION ALL
+            -- Not locked: whoever changes such a row meanwhile leaves a job of this generation with nothing to claim.
+            SELECT g.id, g.claim, g.scheduled_for FROM judged g WHERE g.verdict = 'jobless') r,
+           {schema}.delivery_job(r.id, r.claim, r.scheduled_for) j
         ON CONFLICT (unique_key)
      WHERE unique_key IS NOT NULL AND unique_states IS NOT NULL AND {schema}.river_job_state_in_bitmask(unique_states, state)
         DO NOTHING
@@ -109,8 +114,8 @@ SELECT count(*),
        count(*) FILTER (WHERE g.verdict = 'live'),
        count(*) FILTER (WHERE g.verdict = 'leased'),
        count(*) FILTER (WHERE g.verdict = 'held'),
-       count(*) FILTER (WHERE g.verdict = 'lost'),
-       (SELECT count(*) FROM requeued),
+       count(*) FILTER (WHERE g.verdict IN ('lost', 'jobless')),
+       (SELECT count(*) FROM requeued) + count(*) FILTER (WHERE g.verdict = 'jobless'),
        (SELECT count(*) FROM promoted),
        array_agg(g.id) FILTER (WHERE g.verdict = 'expired'),
        (SELECT p.scheduled_for FROM page p ORDER BY p.scheduled_for DESC, p.id DESC LIMIT 1),
