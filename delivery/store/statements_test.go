@@ -88,6 +88,8 @@ func TestHotPlans(t *testing.T) {
 		for name, args := range map[string]string{
 			"claimSQL":             `('{1,2}', '{0,0}', 'n', 60, 1000, 1000, 2, false)`,
 			"claimableSQL":         `('{1,2}', '{0,0}')`,
+			"fetchSQL":             `('webhooks', '2020-01-01', 100, 'n', 100)`,
+			"availableBeforeSQL":   `('webhooks', '2020-01-01')`,
 			"recordSQL":            `('{1}', '{1}', '{n}', '{0}', '{1}', '{0}', '{1}', '{succeeded}', '{NULL}', '{succeeded}', '{0}', '{NULL}', '{200}', '{NULL}', '{NULL}', '{1}')`,
 			"unrecordedSQL":        `('{1}', '{1}', '{n}', '{0}', '{1}')`,
 			"releaseSQL":           `('{1}', '{1}', '{n}', '{0}', '{NULL}', '{1}')`,
@@ -135,6 +137,12 @@ func TestHotPlans(t *testing.T) {
 			switch name {
 			case "heldReceiversSQL", "pullSQL":
 				assert.Contains(t, plan, "deliveries_held_idx", "%s on an %s table:\n%s", name, phase, plan)
+			case "fetchSQL": // in order: it ends with the last job that it takes
+				assert.Regexp(t, `Index Cond: \(\(state = 'available'.* AND \(queue = .*\) AND \(priority = 1\) AND \(scheduled_at >= `, plan, "on an %s table", phase)
+				assert.NotContains(t, plan, "Sort", "on an %s table:\n%s", phase, plan)
+			case "availableBeforeSQL": // looked up, and not read
+				assert.Regexp(t, `Index Cond: .*\(priority = 1\) AND \(scheduled_at < `, plan, "on an %s table", phase)
+				assert.Regexp(t, `Index Cond: .*\(priority > 1\) AND \(scheduled_at <= `, plan, "on an %s table", phase)
 			case "holdQueuedSQL":
 				assert.Contains(t, plan, "river_job_prioritized_fetching_index", "%s on an %s table:\n%s", name, phase, plan)
 				assert.Equal(t, 3, strings.Count(plan, "deliveries_pkey"), "%s on an %s table:\n%s", name, phase, plan)

@@ -7,23 +7,36 @@ import (
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
+
+	"github.com/riverhook/riverhook/delivery"
 )
 
-// driver is River's, but for one statement: the record of an attempt deletes its job, so that there is nothing left for River
-// to complete. Its statement would find nothing, and took a tenth of all the time that Postgres spends on a delivery.
+// driver is River's, but for two statements. The record of an attempt deletes its job, so that there is nothing left for River
+// to complete: its statement would find nothing, and took a tenth of all the time that Postgres spends on a delivery. And
+// deliveries are fetched from the front of their queue on.
 type driver struct {
 	*riverpgxv5.Driver
 	ended *endedJobs
+	front *front
 }
 
 // GetExecutor is what River's services run their statements on.
 func (d *driver) GetExecutor() riverdriver.Executor {
-	return &executor{d.Driver.GetExecutor(), d.ended}
+	return &executor{d.Driver.GetExecutor(), d.ended, d.front}
 }
 
 type executor struct {
 	riverdriver.Executor
 	ended *endedJobs
+	front *front
+}
+
+// JobGetAvailable fetches jobs, those of the deliveries' queue from its front on.
+func (e *executor) JobGetAvailable(ctx context.Context, p *riverdriver.JobGetAvailableParams) (*riverdriver.JobGetAvailableResult, error) {
+	if p.Queue != delivery.JobQueue || p.Kind != nil || p.Now != nil {
+		return e.Executor.JobGetAvailable(ctx, p)
+	}
+	return e.front.get(ctx, e.Executor, p)
 }
 
 // JobSetStateIfRunningMany leaves out the jobs that have ended. River expects nothing back for a job that is gone.

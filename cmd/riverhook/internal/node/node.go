@@ -318,7 +318,7 @@ func (n *Node) deliver(ctx context.Context) error {
 	if err := w.LoadPauses(ctx); err != nil {
 		return err
 	}
-	client, err := n.newClient(w, n.NewSweeper(), ended)
+	client, err := n.newClient(ctx, w, n.NewSweeper(), ended)
 	if err != nil {
 		return err
 	}
@@ -420,7 +420,7 @@ func (n *Node) newRetention() *sweeper.Retention {
 	return sweeper.NewRetention(sweeper.RetentionConfig{Store: n.store, Done: n.Retention, DeadLetter: n.RetentionDeadLetter, Log: n.Log, Progress: n.Progress})
 }
 
-func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper, ended *endedJobs) (*river.Client[pgx.Tx], error) {
+func (n *Node) newClient(life context.Context, w *worker.Worker, s *sweeper.Sweeper, ended *endedJobs) (*river.Client[pgx.Tx], error) {
 	workers := river.NewWorkers()
 	river.AddWorker(workers, w)
 	river.AddWorker(workers, sweeper.NewWorker(s))
@@ -461,7 +461,7 @@ func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper, ended *endedJobs)
 	if owns {
 		config.ReindexerIndexNames = append(config.ReindexerIndexNames, reindexed...)
 	}
-	return river.NewClient[pgx.Tx](&driver{riverpgxv5.New(n.pools.river), ended}, config)
+	return river.NewClient[pgx.Tx](&driver{riverpgxv5.New(n.pools.river), ended, &front{store: n.storeOn(n.pools.batches), life: life}}, config)
 }
 
 func (n *Node) newUI(ctx context.Context, client *river.Client[pgx.Tx]) (*riverui.Handler, error) {
