@@ -49,6 +49,7 @@ func Modes() []Mode {
 		{Name: "isolation", Help: "healthy receivers while others hang or fail", run: (*bench).isolation},
 		{Name: "memory", Help: "peak memory with 2,000 attempts in flight", run: (*bench).memory},
 		{Name: "recovery", Help: "how soon what a killed node held is sent again; a crash of Postgres; rolling restarts", Heavy: true, run: (*bench).recovery},
+		{Name: "vacuum", Help: "while a transaction that stays open for minutes keeps Postgres from cleaning up", Heavy: true, run: (*bench).vacuum},
 		{Name: "growth", Help: "with millions of finished deliveries in the table", Heavy: true, run: (*bench).growth},
 	}
 }
@@ -208,6 +209,8 @@ type sizes struct {
 	crashRows                     int           // of a backlog while Postgres crashes
 	restarts, rollingRows         int           // rolling restarts, and the most deliveries meanwhile
 
+	heldBack time.Duration // of the faster steady rate, while a transaction is open
+
 	finished, overdue int // rows in the table that has grown
 }
 
@@ -221,6 +224,7 @@ func sizesOf(c Config) sizes {
 		hangs: 5 * time.Second, hanging: 2_000, failing: 100_000, steady: 4 * time.Second, steadyRate: 500,
 		inFlight: 2_000, held: 2 * time.Second,
 		recoveryBefore: 6 * time.Second, recoveryAfter: 20 * time.Second, crashRows: 60_000, restarts: 100, rollingRows: 500_000,
+		heldBack: 4 * time.Minute,
 		finished: 10_000_000, overdue: 1_000_000,
 	}
 	rows := rowsOf
@@ -231,6 +235,7 @@ func sizesOf(c Config) sizes {
 		s.hangs, s.hanging, s.failing, s.steady, s.steadyRate = time.Second, 20, 200, 500*time.Millisecond, 100
 		s.inFlight, s.held = 100, 200*time.Millisecond
 		s.recoveryBefore, s.recoveryAfter, s.crashRows, s.restarts, s.rollingRows = 2*time.Second, 12*time.Second, 2_000, 4, 20_000
+		s.heldBack = 500 * time.Millisecond
 		s.finished, s.overdue = 5_000, 1_000
 	}
 	if c.Rows > 0 {

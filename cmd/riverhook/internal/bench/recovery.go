@@ -159,6 +159,12 @@ func (b *bench) killNode(ctx context.Context, victim string) (err error) {
 	if err := sleep(ctx, before); err != nil {
 		return err
 	}
+	if err := b.delayClaims(ctx, schema, dying); err != nil {
+		return err
+	}
+	if err := sleep(ctx, answerTime/2); err != nil { // what was sent before is still in flight then
+		return err
+	}
 	killed := l.now()
 	children[dying].kill()
 	delete(children, dying)
@@ -184,6 +190,18 @@ func (b *bench) killNode(ctx context.Context, victim string) (err error) {
 	}
 	b.judgeKill(l, committed, held, killed, victim)
 	return b.verifyKill(l, held)
+}
+
+// delayClaimsSQL lets a node's claims take longer than the rest of its life, and then come to nothing: what it fetches from
+// then on is only fetched when it dies.
+const delayClaimsSQL = `
+CREATE FUNCTION {schema}.bench_delay() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN PERFORM pg_sleep(1); RAISE EXCEPTION 'the bench lets this claim fail'; END$$;
+CREATE TRIGGER bench_delay BEFORE UPDATE ON {schema}.deliveries FOR EACH ROW WHEN (NEW.claimed_by = '{node}') EXECUTE FUNCTION {schema}.bench_delay()`
+
+func (b *bench) delayClaims(ctx context.Context, schema, node string) error {
+	_, err := b.database.pool.Exec(ctx, strings.ReplaceAll(in(schema, delayClaimsSQL), "{node}", node))
+	return err
 }
 
 // heldBy says of what a node held whether it had claimed it.
@@ -232,6 +250,7 @@ func (b *bench) judgeKill(l *slowLedger, committed []time.Duration, held map[str
 	}
 	b.note(name+"_claims", float64(claimed))
 	b.note(name+"_claimed", lastClaimed.Seconds())
+	b.note(name+"_jobs", float64(len(held)-claimed))
 	if len(held) > claimed {
 		b.note(name+"_fetched", lastFetched.Seconds())
 	}
