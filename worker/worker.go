@@ -197,6 +197,25 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 		return err
 	}
 
+	made, err := w.attempt(ctx, &c, job.ID)
+	if made == nil {
+		return err
+	}
+	// Not below attempt's frame: a stack that the log line is too deep for is copied to a larger one, which took a twentieth of
+	// the process's time.
+	w.record(ctx, &c, made)
+	return nil
+}
+
+// made is an attempt that was made, and the custom headers that were not sent.
+type made struct {
+	store.Attempt
+	dropped []string
+}
+
+// attempt makes the attempt of a claim. It is nil when it was given up because the process stops; the error is what River is
+// told then.
+func (w *Worker) attempt(ctx context.Context, c *claim, job int64) (*made, error) {
 	started := time.Now()
 	w.hooks.Began(c.delivery.Waited + started.Sub(c.sent))
 	s := w.send(ctx, c.delivery)
@@ -208,18 +227,18 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 		switch {
 		case s.untouched:
 			w.release(store.Release{Fence: c.delivery.Fence()})
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		case !s.unproven: // bytes may have gone out: a sweep takes the claim back, and the attempt is abandoned
 			w.leftBehind.Store(true)
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		s = sent{Observation: delivery.Observation{Abandoned: true, Error: unprovenText}}
 	} else {
 		w.limiter.done(time.Now(), c.delivery.Origin, started, reactionTo(s.Observation))
 	}
-	attempt := store.Attempt{
+	a := &made{dropped: s.dropped, Attempt: store.Attempt{
 		Fence:      c.delivery.Fence(),
-		Job:        job.ID,
+		Job:        job,
 		Round:      c.delivery.Round,
 		Number:     c.delivery.Attempt(),
 		Started:    started,
@@ -228,13 +247,12 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[delivery.JobArgs]) err
 		StatusCode: s.StatusCode,
 		Error:      s.Error,
 		Body:       s.body,
+	}}
+	if a.Error == "" {
+		a.Error = s.note
 	}
-	if attempt.Error == "" {
-		attempt.Error = s.note
-	}
-	w.hooks.Ended(attempt.Decision.Outcome, attempt.Decision.Failure, attempt.Duration)
-	w.record(ctx, &c, attempt, s.dropped)
-	return nil
+	w.hooks.Ended(a.Decision.Outcome, a.Decision.Failure, a.Duration)
+	return a, nil
 }
 
 // claim claims a job's delivery. Where there is none to send, the error is what River is told.
@@ -479,10 +497,10 @@ func (r *record) done() bool {
 // record writes an outcome, again until it is written, its claim is lost, or recordFor has passed, and logs it. That goes on
 // after the end of the lease: the fence says whether anybody has taken the claim back, and while the database takes nothing,
 // nobody can. The outcome is never thrown away for a fault of the database: the row stays claimed, and the sweep takes it back.
-func (w *Worker) record(ctx context.Context, c *claim, attempt store.Attempt, dropped []string) {
-	r := w.records.do(attempt)
+func (w *Worker) record(ctx context.Context, c *claim, a *made) {
+	r := w.records.do(a.Attempt)
 	if !r.done() {
-		r = w.recordAgain(ctx, c, attempt, r)
+		r = w.recordAgain(ctx, c, a.Attempt, r)
 	}
 	switch {
 	case r.err != nil || r.verdict == store.RecordBusy:
@@ -490,12 +508,12 @@ func (w *Worker) record(ctx context.Context, c *claim, attempt store.Attempt, dr
 		w.hooks.Late()
 	default:
 		if w.jobEnded != nil {
-			w.jobEnded(attempt.Job)
+			w.jobEnded(a.Job)
 		}
-		attempt.Ended = r.verdict == store.RecordedEnded
-		w.hooks.Recorded(c.delivery, &attempt)
+		a.Ended = r.verdict == store.RecordedEnded
+		w.hooks.Recorded(c.delivery, &a.Attempt)
 	}
-	w.logAttempt(ctx, c.delivery, &attempt, r, dropped)
+	w.logAttempt(ctx, c.delivery, a, r)
 }
 
 // recordAgain goes on after r, which was not the end of it.
@@ -563,8 +581,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // logAttempt is the one log line of an attempt.
-func (w *Worker) logAttempt(ctx context.Context, d *delivery.Delivery, a *store.Attempt, r record, dropped []string) {
-	decision := a.Decision
+func (w *Worker) logAttempt(ctx context.Context, d *delivery.Delivery, a *made, r record) {
+	decision := &a.Decision
 	attrs := append(make([]slog.Attr, 0, 14),
 		slog.Int64("delivery_id", d.ID),
 		slog.String("organization_id", d.OrganizationID),
@@ -585,8 +603,8 @@ func (w *Worker) logAttempt(ctx context.Context, d *delivery.Delivery, a *store.
 			attrs = append(attrs, slog.String("error", decision.Error))
 		}
 	}
-	if len(dropped) > 0 {
-		attrs = append(attrs, slog.Any("dropped_headers", dropped))
+	if len(a.dropped) > 0 {
+		attrs = append(attrs, slog.Any("dropped_headers", a.dropped))
 	}
 
 	level, message := slog.LevelWarn, "delivery dead-lettered"
@@ -606,7 +624,7 @@ func (w *Worker) logAttempt(ctx context.Context, d *delivery.Delivery, a *store.
 		level = slog.LevelError
 	case decision.Status == delivery.StatusSucceeded:
 		level, message = slog.LevelInfo, "delivery succeeded"
-		if len(dropped) > 0 {
+		if len(a.dropped) > 0 {
 			level = slog.LevelWarn
 		}
 	case decision.Status == delivery.StatusPending:
