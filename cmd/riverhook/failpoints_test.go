@@ -287,7 +287,7 @@ func killedAfterSweepPage(t *testing.T, binary string) {
 	assert.Zero(t, r.total())
 	serve(t, db.URL, true)
 	eventually(t, db, rest, `SELECT count(*)::int FROM riverhook.deliveries WHERE status = 'succeeded'`)
-	assert.Equal(t, []string{"1000 dead_letter claim 10 attempts 5", "50 succeeded claim 2 attempts 1"}, pgtest.Column[string](t, db, statesSQL))
+	assert.Equal(t, []string{"1000 dead_letter claim 10 attempts 5", "50 succeeded claim 1 attempts 1"}, pgtest.Column[string](t, db, statesSQL))
 	assert.Equal(t, rest, r.total())
 	assert.Equal(t, 5*page+rest, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.attempts`))
 	assert.Equal(t, 0, on(t, db.URL, "check", "--all", "--grace", "0").code)

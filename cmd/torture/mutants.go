@@ -89,10 +89,10 @@ var mutants = []mutant{
 		{
 			"worker/worker.go",
 			"\ts := w.send(ctx, c.delivery)\n",
-			`	w.record(ctx, &c, store.Attempt{
-		Fence: c.delivery.Fence(), Job: job.ID, Round: c.delivery.Round, Number: c.delivery.Attempt(), Started: started, StatusCode: 200,
+			`	w.record(ctx, c, &made{Attempt: store.Attempt{
+		Fence: c.delivery.Fence(), Job: job, Round: c.delivery.Round, Number: c.delivery.Attempt(), Started: started, StatusCode: 200,
 		Decision: delivery.Decision{Outcome: delivery.OutcomeSucceeded, Status: delivery.StatusSucceeded},
-	}, nil)
+	}})
 	s := w.send(ctx, c.delivery)
 `,
 		},

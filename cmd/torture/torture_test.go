@@ -62,7 +62,8 @@ func TestTorture(t *testing.T) {
 	}
 }
 
-func TestMutantsApply(t *testing.T) {
+// Each mutant is a change to the code as it is now, and compiles.
+func TestMutantsBuild(t *testing.T) {
 	t.Parallel()
 	for _, m := range mutants {
 		files, err := m.apply("../..")
@@ -72,6 +73,8 @@ func TestMutantsApply(t *testing.T) {
 			require.NoError(t, err)
 			assert.NotEqual(t, string(content), text, "%s: %s", m.name, name)
 		}
+		_, err = m.build(t.Context(), "../..", t.TempDir())
+		assert.NoError(t, err, m.name)
 	}
 }
 

@@ -65,9 +65,11 @@ func TestDiskFullForTheLedger(t *testing.T) {
 	db := pgtest.New(t)
 	r := newReceiver(t, nil)
 	c := config(t, db)
-	c.Timeout, c.Lease, c.SweepInterval = time.Second, 3*time.Second, time.Hour // a sweep that comes first would take them back
+	c.Timeout, c.Lease, c.SweepInterval = time.Second, 3*time.Second, time.Hour
 	log := logged(&c)
 	start(t, c)
+	// The node's sweep at its start and the leader's: one that came later would take the claims back.
+	eventually(t, db, 2, `SELECT count(*)::int FROM riverhook.river_job WHERE kind = 'riverhook_sweep' AND state = 'completed'`)
 	end := diskFull(t, db, "attempts", "true")
 	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) SELECT $1 FROM generate_series(1, 50)`, r.URL)
 	logSays(t, log, "attempts made, but not recorded yet: trying again")
