@@ -4,10 +4,13 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/riverhook/riverhook/migrations/pgtest"
 )
@@ -16,9 +19,14 @@ import (
 type completions struct {
 	mu  sync.Mutex
 	ids map[int64]bool
+
+	fromFront atomic.Bool // jobs were fetched from the front of the queue on
 }
 
 func (c *completions) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.Contains(data.SQL, "SET state = 'running'") && strings.Contains(data.SQL, "j.scheduled_at >= $2") {
+		c.fromFront.Store(true)
+	}
 	if strings.Contains(data.SQL, "JobSetStateIfRunningMany") {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -35,7 +43,8 @@ func (c *completions) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx
 
 func (c *completions) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// River does not ask about the jobs that went with the record of their attempt; it does about all others.
+// River does not ask about the jobs that went with the record of their attempt; it does about all others. And it fetches from
+// the front.
 func TestWhatHasEndedIsNotCompleted(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -52,6 +61,7 @@ func TestWhatHasEndedIsNotCompleted(t *testing.T) {
 	_, stop := start(t, c)
 	eventually(t, db, 50, `SELECT count(*)::int FROM riverhook.deliveries WHERE status = 'succeeded'`)
 	eventually(t, db, "completed", `SELECT state::text FROM riverhook.river_job WHERE id = $1`, jobs[50])
+	require.Eventually(t, asked.fromFront.Load, time.Minute, 10*time.Millisecond)
 	stop()
 	asked.mu.Lock()
 	defer asked.mu.Unlock()
