@@ -28,14 +28,15 @@ var grants = map[string][]string{
 	},
 	"reader": {
 		"GRANT USAGE ON SCHEMA {schema} TO {role}",
-		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts, {schema}.problems TO {role}",
+		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts, {schema}.pauses, {schema}.problems TO {role}",
 		"GRANT EXECUTE ON FUNCTION {schema}.find_problems(interval, int) TO {role}",
 	},
 	"support": {
 		"GRANT USAGE ON SCHEMA {schema} TO {role}",
-		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts, {schema}.problems TO {role}",
+		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts, {schema}.pauses, {schema}.problems TO {role}",
 		"GRANT EXECUTE ON FUNCTION {schema}.find_problems(interval, int) TO {role}",
 		"GRANT UPDATE (status, scheduled_for, endpoint_url, custom_headers, credential_uuid, max_attempts) ON {schema}.deliveries TO {role}",
+		"GRANT INSERT (endpoint_origin, organization_id, reason), UPDATE (reason), DELETE ON {schema}.pauses TO {role}",
 	},
 	"service": {
 		"GRANT USAGE ON SCHEMA {schema} TO {role}",
@@ -49,7 +50,7 @@ var grants = map[string][]string{
 func Roles() []string { return slices.Sorted(maps.Keys(grants)) }
 
 // Grant gives role what a role of that kind needs, and nothing else: application may enqueue, reader may look, support
-// may look, replay, retry and cancel, service is what `serve` needs without DDL. Granting twice changes nothing; it takes
+// may look, replay, retry, cancel and pause, service is what `serve` needs without DDL. Granting twice changes nothing; it takes
 // back nothing either. A migration that adds a table grants it to who is service then.
 func Grant(ctx context.Context, pool *pgxpool.Pool, schema, role, kind string) error {
 	statements, ok := grants[kind]

@@ -72,6 +72,12 @@ func TestSendWait(t *testing.T) {
 	assert.Equal(t, 4, pgtest.Scalar[int](t, db, `SELECT count(*) FROM riverhook.deliveries`))
 	assert.Contains(t, wait(asRole(t, db, "application", "reader")).err, "still pending")
 
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	assert.Equal(t, 0, on(t, application, "send", "http://a/", "--traceparent", trace).code)
+	assert.Equal(t, trace, pgtest.Scalar[string](t, db, `SELECT traceparent FROM riverhook.deliveries ORDER BY id DESC LIMIT 1`))
+	r = on(t, application, "send", "http://a/", "--traceparent", "00-x")
+	assert.Equal(t, 2, r.code)
+	assert.Contains(t, r.err, "--traceparent \"00-x\" is not a W3C trace context")
 	for _, n := range []string{"0", "1001", "x"} {
 		r = wait(db.URL, "--max-attempts", n)
 		assert.Equal(t, 2, r.code)

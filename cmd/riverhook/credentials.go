@@ -103,7 +103,7 @@ func (cmd *credentialsSetCmd) Run(ctx context.Context, c console) error {
 	}
 	var uuid string
 	var rotated bool
-	err = cmd.withStore(ctx, func(st *store.Store) error {
+	err = cmd.withStore(ctx, "service", func(st *store.Store) error {
 		uuid, rotated, err = st.SetCredential(ctx, cmd.Organization, cmd.Name, cmd.Type, strings.ToLower(cmd.UUID), func(uuid, organization string) ([]byte, error) {
 			return keys.Seal(parsed.Encode(), uuid, organization)
 		})
@@ -131,7 +131,7 @@ type credentialsListCmd struct {
 
 // Run lists.
 func (cmd *credentialsListCmd) Run(ctx context.Context, c console) error {
-	return cmd.withStore(ctx, func(st *store.Store) error {
+	return cmd.withStore(ctx, "service", func(st *store.Store) error {
 		list, err := st.Credentials(ctx, cmd.Organization)
 		if err != nil {
 			return err
@@ -151,7 +151,7 @@ type credentialsRmCmd struct {
 
 // Run removes it.
 func (cmd *credentialsRmCmd) Run(ctx context.Context, c console) error {
-	return cmd.withStore(ctx, func(st *store.Store) error {
+	return cmd.withStore(ctx, "service", func(st *store.Store) error {
 		removed, err := st.RemoveCredential(ctx, cmd.Organization, cmd.Name)
 		if err != nil {
 			return err
@@ -178,7 +178,7 @@ func (cmd *credentialsResealCmd) Run(ctx context.Context, c console) error {
 	if err != nil {
 		return err
 	}
-	return cmd.withStore(ctx, func(st *store.Store) error {
+	return cmd.withStore(ctx, "service", func(st *store.Store) error {
 		cells, err := st.SealedCells(ctx)
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"fmt"
 	"html"
 	"io"
@@ -173,6 +174,7 @@ func TestDashboardLogin(t *testing.T) {
 		cookie := p.header.Get("Set-Cookie")
 		assert.Regexp(t, `^riverhook=[^;]+; Path=/; Max-Age=43200; HttpOnly; SameSite=Strict$`, cookie)
 		assert.NotContains(t, cookie, apiTestToken)
+		assert.NotContains(t, cookie, base64.RawURLEncoding.EncodeToString([]byte(apiTestToken)))
 		p = v.do(t, "POST", "/login", url.Values{"token": {apiTestToken}, "next": {next}}, "Host", "hooks.example.com")
 		assert.Regexp(t, `^__Host-riverhook=[^;]+; Path=/; Max-Age=43200; HttpOnly; Secure; SameSite=Strict$`, p.header.Get("Set-Cookie"))
 	}
@@ -186,8 +188,17 @@ func TestDashboardLogin(t *testing.T) {
 	assert.Equal(t, 200, v.get(t, "/river/").status, "the same log-in")
 	assert.Equal(t, "/", v.get(t, "/login").at, "logged in already")
 	assert.Equal(t, 401, v.get(t, "/v1/deliveries").status, "the API takes no cookie")
+	home, err := url.Parse(s.url)
+	require.NoError(t, err)
+	copied := v.Jar.Cookies(home)[0]
+	assert.Equal(t, 401, v.do(t, "GET", "/v1/deliveries", nil, "Authorization", "Bearer "+copied.Value).status, "what a browser keeps is no token")
+	assert.Equal(t, 401, v.login(t, copied.Value).status)
+	assert.Equal(t, 200, v.login(t, read).status)
+	assert.Equal(t, "/deliveries", visit(t, s.url).do(t, "GET", "/deliveries", nil, "Cookie", copied.String()).at)
+	v.Jar.SetCookies(home, []*http.Cookie{copied})
 	out := v.do(t, "POST", "/logout", nil)
 	assert.Equal(t, "/login", out.at)
+	assert.Equal(t, "/login?next=%2Fdeliveries", visit(t, s.url).do(t, "GET", "/deliveries", nil, "Cookie", copied.String()).at, "a copy has ended, too")
 	assert.Equal(t, "/login", v.get(t, "/").at)
 	assert.Equal(t, "/login?next=%2Friver%2F", v.get(t, "/river/").at)
 

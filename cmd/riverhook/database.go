@@ -61,14 +61,14 @@ func (f databaseFlags) open(ctx context.Context) (*pgxpool.Pool, *store.Store, e
 	return pool, store.New(pool, string(f.Schema)), nil
 }
 
-// withStore does something with the store, as a role that serves: nobody else may see credentials and secrets.
-func (f databaseFlags) withStore(ctx context.Context, do func(*store.Store) error) error {
+// withStore does something with the store that takes a role which migrate grant calls kind.
+func (f databaseFlags) withStore(ctx context.Context, kind string, do func(*store.Store) error) error {
 	pool, st, err := f.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	return explainDatabaseError(do(st), "service")
+	return explainDatabaseError(do(st), kind)
 }
 
 func (f databaseFlags) checkSchema(ctx context.Context, pool *pgxpool.Pool) error {

@@ -22,10 +22,12 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/riverhook/riverhook/cmd/riverhook/internal/events"
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/credential"
 	"github.com/riverhook/riverhook/delivery/egress"
@@ -379,19 +381,37 @@ func checkConnections(ctx context.Context, p *patient) []finding {
 const notifyWait = 2 * time.Second
 
 func checkNotify(ctx context.Context, p *patient) []finding {
+	if p.settings.PollOnly {
+		return []finding{ok("not needed: RIVERHOOK_POLL_ONLY is true")}
+	}
+	const hint = "set RIVERHOOK_POLL_ONLY=true, or connect to Postgres itself (riverhook help pgbouncer)"
+	if err := p.connectAsServe(ctx); node.RefusedByPooler(err) {
+		return []finding{fail(hint, "a pooler refuses the connections of serve: %s", err)}
+	} else if err != nil {
+		return unable(p, err)
+	}
 	random := make([]byte, 8)
 	_, _ = rand.Read(random) // never fails
 	began := time.Now()
 	arrived, err := p.st.TryNotify(ctx, hex.EncodeToString(random), notifyWait)
 	switch {
-	case p.settings.PollOnly:
-		return []finding{ok("not needed: RIVERHOOK_POLL_ONLY is true")}
 	case err != nil:
 		return unable(p, err)
 	case !arrived:
-		return []finding{warn("set RIVERHOOK_POLL_ONLY=true, or connect to Postgres itself (riverhook help pgbouncer)", "a NOTIFY did not arrive within %s: a transaction pooler in between may swallow it", notifyWait)}
+		return []finding{warn(hint, "a NOTIFY did not arrive within %s: a transaction pooler in between may swallow it", notifyWait)}
 	}
 	return []finding{ok("arrives, after %s", time.Since(began).Round(time.Millisecond))}
+}
+
+// connectAsServe begins one session as serve does that listens.
+func (p *patient) connectAsServe(ctx context.Context) error {
+	config := p.pool.Config().ConnConfig
+	maps.Copy(config.RuntimeParams, node.SessionParameters())
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	return conn.Close(ctx)
 }
 
 func checkVacuum(ctx context.Context, p *patient) (found []finding) {

@@ -13,6 +13,9 @@ const eventsText = `riverhook tells of its receivers: in its log, and, where RIV
 Of each type, one is sent about a receiver in five minutes, whatever the number of nodes; count says how often it
 happened since the one before. What was swallowed is sent when the five minutes are over.
 
+A line of the log counts as one of these: where RIVERHOOK_ALERT_URL is set later, the first webhook about a receiver may come
+up to five minutes after the last line about it, and count what happened since that line.
+
 An event is a delivery of organization "riverhook": it is retried, listed and replayed like any other, and signed by that
 organization's secret, which you make with
 

@@ -211,11 +211,10 @@ func (web *web) serveUI(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	token := auth.FromRequest(r)
-	if token == "" {
-		token = web.dashboard.Token(r)
+	identity, err := web.auth.Authenticate(r.Context(), auth.RemoteAddr(r), auth.FromRequest(r))
+	if errors.Is(err, auth.ErrNoToken) {
+		identity, err = web.dashboard.Identify(r.Context(), r)
 	}
-	identity, err := web.auth.Authenticate(r.Context(), auth.RemoteAddr(r), token)
 	switch {
 	case (errors.Is(err, auth.ErrNoToken) || errors.Is(err, auth.ErrBadToken)) && isBrowser(r) && r.Header.Get("Authorization") == "":
 		http.Redirect(w, r, dashboard.LoginPath(r.URL.RequestURI()), http.StatusSeeOther)

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -119,23 +120,31 @@ func nameValues(k *kong.Kong) error {
 // internalPrefix is what our packages begin their errors with: for the log, and not for people.
 var internalPrefix = regexp.MustCompile(`^(riverhook: )?(((bench|credential|egress|migrations|signing|store|sweeper|worker): )+([a-z]+: )?)?`)
 
-// untilSignal is a context that the first SIGINT or SIGTERM ends. The second one ends the process at once: leases run out,
-// and the sweep takes the deliveries back.
+// sameSignal is how long after the first signal another one counts as the same. Some senders address both the process and
+// its group (GNU timeout does), which makes two within a millisecond; people press Ctrl-C twice in more than this.
+const sameSignal = 250 * time.Millisecond
+
+// untilSignal is a context that the first SIGINT or SIGTERM ends. Another one, later than sameSignal, ends the process at
+// once: leases run out, and the sweep takes the deliveries back.
 func untilSignal() (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals, done := make(chan os.Signal, 2), make(chan struct{})
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
-		for range 2 {
+		var first time.Time
+		for {
 			select {
 			case <-signals:
 			case <-done:
 				return
 			}
-			if ctx.Err() != nil {
+			switch {
+			case first.IsZero():
+				first = time.Now()
+				cancel()
+			case time.Since(first) > sameSignal:
 				os.Exit(exitFailed)
 			}
-			cancel()
 		}
 	}()
 	return ctx, func() {

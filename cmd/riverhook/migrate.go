@@ -98,7 +98,7 @@ func (cmd *migrateStatusCmd) Run(ctx context.Context, c console) error {
 type migrateGrantCmd struct {
 	databaseFlags
 	Role string `arg:"" help:"An existing role."`
-	As   string `enum:"application,support,reader,service" default:"application" help:"What it is: application (may enqueue), reader (may look), support (may look, replay, retry and cancel) or service (what \"serve\" needs, without DDL); default ${default}."`
+	As   string `enum:"application,support,reader,service" default:"application" help:"What it is: application (may enqueue), reader (may look), support (may look, replay, retry, cancel and pause) or service (what \"serve\" needs, without DDL); default ${default}."`
 }
 
 func (cmd *migrateGrantCmd) Run(ctx context.Context, c console) error {

@@ -113,7 +113,7 @@ func (cmd *pauseCmd) Run(ctx context.Context, c console) error {
 			return exitError(exitFailed)
 		}
 	}
-	return cmd.withStore(ctx, func(st *store.Store) error {
+	return cmd.withStore(ctx, "support", func(st *store.Store) error {
 		created, err := st.Pause(ctx, origin, organization, cmd.Reason)
 		if err != nil {
 			return err
@@ -146,7 +146,7 @@ func (cmd *resumeCmd) Validate() error { return cmd.check() }
 // Run lets go.
 func (cmd *resumeCmd) Run(ctx context.Context, c console) error {
 	origin, organization := cmd.scope()
-	return cmd.withStore(ctx, func(st *store.Store) error {
+	return cmd.withStore(ctx, "support", func(st *store.Store) error {
 		found, err := st.Resume(ctx, origin, organization)
 		if err != nil {
 			return err
@@ -247,9 +247,9 @@ func (cmd *heldCmd) Run(ctx context.Context, c console) error {
 	unseen := lacksRights(err) // a reader sees deliveries, and not this
 	switch {
 	case unseen:
-		_, _ = fmt.Fprintln(c.err, "this role may not see the pauses: riverhook migrate grant ROLE --as service")
+		_, _ = fmt.Fprintln(c.err, "this role may not see the pauses: riverhook migrate grant ROLE --as reader")
 	case err != nil:
-		return explainDatabaseError(err, "service")
+		return explainDatabaseError(err, "reader")
 	}
 	if cmd.JSON {
 		err = printHeldJSON(c, pauses, held)

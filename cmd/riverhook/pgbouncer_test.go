@@ -23,9 +23,8 @@ import (
 	"github.com/riverhook/riverhook/migrations/pgtest"
 )
 
-// bouncer starts a PgBouncer in transaction mode before the server of a database, with few connections to it, and returns
-// the database's URL through it.
-func bouncer(t *testing.T, databaseURL string) string {
+// bouncer starts a PgBouncer in a mode before the server of a database, and returns the database's URL through it.
+func bouncer(t *testing.T, databaseURL, mode string, connections int) string {
 	t.Helper()
 	program, err := exec.LookPath("pgbouncer")
 	if err != nil {
@@ -55,11 +54,11 @@ listen_addr = 127.0.0.1
 listen_port = %s
 unix_socket_dir =
 auth_type = any
-pool_mode = transaction
-default_pool_size = 6
+pool_mode = %s
+default_pool_size = %d
 max_client_conn = 500
 server_round_robin = 1
-`, server, u.User.Username(), port)), 0o644))
+`, server, u.User.Username(), port, mode, connections)), 0o644))
 	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // another user reads it
 	args := []string{config}
 	if os.Getuid() == 0 {
@@ -83,7 +82,7 @@ server_round_robin = 1
 func TestPgBouncer(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	through := bouncer(t, db.URL)
+	through := bouncer(t, db.URL, "transaction", 6)
 	var hangs atomic.Bool
 	receiver := newArrivals(t, func(w http.ResponseWriter, r *http.Request) {
 		if hangs.Load() {
@@ -155,13 +154,45 @@ func TestPgBouncer(t *testing.T) {
 	}
 }
 
+// What looks for faults finds none through it, but without the setting the one that keeps serve from starting.
+func TestDoctorThroughPgBouncer(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	for _, mode := range []string{"transaction", "session"} {
+		through := "RIVERHOOK_DATABASE_URL=" + bouncer(t, db.URL, mode, 6)
+		for range 3 { // on whatever session
+			stdout, stderr, code := call(t, []string{through, "RIVERHOOK_POLL_ONLY=true"}, "doctor")
+			assert.Equal(t, 0, code, stderr)
+			assert.NotRegexp(t, "(?m)^(warn|fail)", stdout, mode)
+			stdout, stderr, code = call(t, []string{through}, "doctor")
+			assert.Equal(t, 1, code, stderr)
+			assert.Regexp(t, "(?m)^fail +notify +a pooler refuses the connections of serve: .*\n +-> set RIVERHOOK_POLL_ONLY=true", stdout, mode)
+			_, stderr, code = call(t, []string{through}, "status")
+			assert.Equal(t, 0, code, stderr)
+		}
+	}
+}
+
+// In session mode it takes the setting, too.
+func TestPgBouncerOfSessions(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	receiver := newArrivals(t, nil)
+	s := serve(t, bouncer(t, db.URL, "session", 40), true, "RIVERHOOK_POLL_ONLY=true")
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) SELECT $1 FROM generate_series(1, 100)`, receiver.URL)
+	eventually(t, db, 0, `SELECT count(*)::int FROM riverhook.deliveries WHERE status <> 'succeeded'`)
+	assert.Equal(t, 100, receiver.total())
+	require.NoError(t, s.Process.Signal(syscall.SIGTERM))
+	assert.Equal(t, 0, s.ended(t, 20*time.Second))
+}
+
 // Without the setting it says what is missing.
 func TestPgBouncerWithoutPolling(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	receiver := httptest.NewServer(http.NotFoundHandler())
 	defer receiver.Close()
-	s := serve(t, bouncer(t, db.URL), false)
+	s := serve(t, bouncer(t, db.URL, "transaction", 6), false)
 	require.Eventually(t, func() bool { return len(s.logged("waiting for Postgres")) > 0 }, 20*time.Second, 10*time.Millisecond)
 	assert.Contains(t, s.logged("waiting for Postgres")[0]["hint"], "RIVERHOOK_POLL_ONLY=true")
 	assert.Equal(t, http.StatusServiceUnavailable, s.status("/readyz"))

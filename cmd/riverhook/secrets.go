@@ -96,7 +96,7 @@ func (f scopeFlags) add(ctx context.Context, c console, k keyFlags, rotate bool,
 		return err
 	}
 	var uuid string
-	err = f.withStore(ctx, func(st *store.Store) error {
+	err = f.withStore(ctx, "service", func(st *store.Store) error {
 		uuid, err = st.AddSecret(ctx, scope, rotate, overlap, func(uuid, organization string) ([]byte, error) {
 			return keys.Seal([]byte(key.Reveal()), uuid, organization)
 		})
@@ -132,7 +132,7 @@ type secretsListCmd struct {
 
 // Run lists.
 func (cmd *secretsListCmd) Run(ctx context.Context, c console) error {
-	return cmd.withStore(ctx, func(st *store.Store) error {
+	return cmd.withStore(ctx, "service", func(st *store.Store) error {
 		list, err := st.Secrets(ctx, cmd.Organization)
 		if err != nil {
 			return err
@@ -163,7 +163,7 @@ func (cmd *secretsShowCmd) Run(ctx context.Context, c console) error {
 		return err
 	}
 	var list []store.SigningSecret
-	err = cmd.withStore(ctx, func(st *store.Store) error {
+	err = cmd.withStore(ctx, "service", func(st *store.Store) error {
 		list, err = st.Secrets(ctx, scope.Organization)
 		return err
 	})
@@ -213,7 +213,7 @@ func (cmd *secretsExpireCmd) Run(ctx context.Context, c console) error {
 	if err != nil {
 		return err
 	}
-	return cmd.withStore(ctx, func(st *store.Store) error {
+	return cmd.withStore(ctx, "service", func(st *store.Store) error {
 		n, err := st.ExpireSecrets(ctx, scope, cmd.All)
 		if err != nil {
 			return err

@@ -28,6 +28,7 @@ type sendCmd struct {
 	Name         string   `help:"A name for people."`
 	At           string   `placeholder:"TIME" help:"Not before then: an RFC 3339 time, or a duration from now such as 10m (default now)."`
 	MaxAttempts  *int     `placeholder:"N" help:"How often it is tried at most (default: the service's RIVERHOOK_MAX_ATTEMPTS)."`
+	Traceparent  string   `placeholder:"W3C" help:"The W3C trace context of what caused it, such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01: attempts continue that trace."`
 	Wait         bool     `help:"Wait for the outcome: exit code 0 when delivered, 1 when not, 3 when it is still pending after --wait-timeout or the outcome cannot be read. Takes the rights of a reader, too."`
 	WaitTimeout  duration `default:"60s" help:"How long --wait waits (default ${default})."`
 	JSON         bool     `name:"json" help:"Print one JSON object."`
@@ -74,7 +75,10 @@ func (cmd *sendCmd) Run(ctx context.Context, c console) error {
 func (cmd *sendCmd) delivery(in io.Reader, now time.Time) (d store.NewDelivery, err error) {
 	d = store.NewDelivery{
 		EndpointURL: cmd.URL, Method: strings.ToUpper(cmd.Method), OrganizationID: cmd.Organization, WorkflowRunID: cmd.WorkflowRun,
-		WebhookNodeID: cmd.WebhookNode, WebhookName: cmd.Name, Schema: string(cmd.Schema),
+		WebhookNodeID: cmd.WebhookNode, WebhookName: cmd.Name, Schema: string(cmd.Schema), Traceparent: cmd.Traceparent,
+	}
+	if cmd.Traceparent != "" && delivery.Traceparent(cmd.Traceparent) == "" {
+		return d, fmt.Errorf("--traceparent %q is not a W3C trace context: VERSION-TRACE-PARENT-FLAGS, all zeros being none", cmd.Traceparent)
 	}
 	if _, err := delivery.ParseEndpoint(cmd.URL); err != nil {
 		return d, err

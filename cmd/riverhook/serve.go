@@ -34,7 +34,7 @@ type serveCmd struct {
 	Concurrency         int       `env:"RIVERHOOK_CONCURRENCY" default:"2000" help:"Attempts in flight (default ${default})."`
 	EndpointConcurrency int       `env:"RIVERHOOK_ENDPOINT_CONCURRENCY" default:"100" help:"Attempts in flight of a receiver that does not answer, per node; one that answers may use what is free (default ${default})."`
 	DBMaxConns          int       `name:"db-max-conns" env:"RIVERHOOK_DB_MAX_CONNS" default:"20" help:"Connections to Postgres, all together (default ${default})."`
-	PollOnly            bool      `env:"RIVERHOOK_POLL_ONLY" default:"false" help:"Poll instead of LISTEN, as a transaction pooler needs it."`
+	PollOnly            bool      `env:"RIVERHOOK_POLL_ONLY" default:"false" help:"Poll instead of LISTEN, as PgBouncer and other poolers need it."`
 	Timeout             duration  `env:"RIVERHOOK_TIMEOUT" default:"30s" help:"Of one attempt, from name resolution to the end of the answer (default ${default})."`
 	Lease               *duration `env:"RIVERHOOK_LEASE" placeholder:"DURATION" help:"How long a claim holds without an outcome (default: timeout + 60s; at least timeout + 2s)."`
 	SweepInterval       duration  `env:"RIVERHOOK_SWEEP_INTERVAL" default:"15s" help:"Time between two sweeps (default ${default})."`

@@ -42,8 +42,6 @@ const (
 	statusTimeout = 10 * time.Second
 	// statusPairs of receiver and organization are looked at that something is held back for, statusLines of each list shown.
 	statusPairs, statusLines = 20, 6
-	// staleNode is how long a node that looks after its peers every few seconds may not have been seen without a word.
-	staleNode = 15 * time.Second
 )
 
 // statusReport is what --json prints.
@@ -207,7 +205,7 @@ func (r *statusReport) nodes(b *strings.Builder) {
 		switch {
 		case n.DeadAt != nil:
 			standing, up = "dead", "-"
-		case r.At.Sub(n.SeenAt) > staleNode:
+		case r.At.Sub(n.SeenAt) > store.NodeSilentAfter:
 			standing = "silent"
 		case n.Leader:
 			standing = "leader"
@@ -246,7 +244,11 @@ func (r *statusReport) numbers(b *strings.Builder) {
 	line("LAST "+strings.ToUpper(strings.Replace(window, "m0s", "m", 1)), "%d delivered (%.1f/s), %s failed and wait for a retry, %s dead-lettered, %d canceled", recent.Succeeded,
 		float64(recent.Succeeded)/recent.Seconds, bounded(l.Failed, l.AtLeast), bounded(recent.DeadLetters, recent.DeadLetters == store.MaxStatusRecent), recent.Canceled)
 	line("ATTEMPTS", "%s", quantileText(recent.AttemptMS, "of those that delivered"))
-	line("DELIVERED", "%s", quantileText(recent.DeliveredMS, "after the INSERT, at the first attempt"))
+	delivered := quantileText(recent.DeliveredMS, "after the INSERT, at the first attempt")
+	if recent.Detoured > 0 {
+		delivered += fmt.Sprintf("; not in it: %d that were held back, released or moved first", recent.Detoured)
+	}
+	line("DELIVERED", "%s", delivered)
 	swept := "never, or long ago"
 	var last *time.Time
 	for _, n := range r.Nodes {

@@ -43,20 +43,22 @@ func TestStatus(t *testing.T) {
 		('http://a/', now() + interval '1 hour', NULL, NULL, NULL, NULL, 2, 'pending', NULL, now(), 503, 'HTTP 503: '),
 		('http://a/', now() + interval '2 hours', NULL, NULL, NULL, NULL, 0, 'pending', NULL, now(), NULL, NULL),
 		('http://a/', NULL, NULL, NULL, NULL, NULL, 1, 'succeeded', now(), now() - interval '20 milliseconds', 200, NULL),
+		('http://a/', NULL, NULL, NULL, NULL, NULL, 1, 'succeeded', now(), now() - interval '25 minutes', 200, NULL),
 		('http://a/', NULL, NULL, NULL, NULL, NULL, 1, 'succeeded', now() - interval '1 hour', now(), 200, NULL),
 		('http://a/', NULL, NULL, NULL, NULL, NULL, 0, 'canceled', now(), now(), NULL, NULL),
 		('http://bad/', NULL, NULL, NULL, NULL, NULL, 1, 'dead_letter', now(), now(), 410, 'HTTP 410: gone'),
 		('http://bad/', NULL, NULL, NULL, NULL, NULL, 1, 'dead_letter', now() - interval '1 hour', now(), 410, 'HTTP 410: gone'),
 		('http://worse/', NULL, NULL, NULL, NULL, NULL, 1, 'dead_letter', now() - interval '2 days', now(), NULL, E'no\x1b[2Jsuch host');
 		INSERT INTO riverhook.attempts (delivery_id, round, attempt, started_at, duration_ms, outcome, node)
-		SELECT id, 0, 1, now(), 17, 'succeeded', 'n-1' FROM riverhook.deliveries WHERE status = 'succeeded'`)
+		SELECT id, 0, 1, now(), 17, 'succeeded', 'n-1' FROM riverhook.deliveries WHERE status = 'succeeded';
+		UPDATE riverhook.deliveries SET claim = CASE WHEN created_at < now() - interval '20 minutes' THEN 3 ELSE 1 END WHERE status = 'succeeded'`)
 	out, stderr, code = call(t, env, "status")
 	require.Equal(t, 0, code, stderr)
 	for _, want := range []string{
 		`(?m)^n-1 +leader +1 +2h.* \d+s ago +1\.0$`, `(?m)^n-2 +dead +1 +- `, `(?m)^n-3 +silent +0 `,
 		`BACKLOG +2 due, the oldest for 1m\d+s; 2 being sent, 1 held back; 1 under a lease`, `RETRIES +1 wait for their next attempt, the first in \S+.*; 1 wait for a later time`,
-		`LAST 5M +1 delivered \(0\.0/s\), 1 failed and wait for a retry, 1 dead-lettered, 1 canceled`,
-		`ATTEMPTS +p50 17ms`, `DELIVERED +p50 20ms`, `SWEPT +\d+s ago`,
+		`LAST 5M +2 delivered \(0\.0/s\), 1 failed and wait for a retry, 1 dead-lettered, 1 canceled`,
+		`ATTEMPTS +p50 17ms`, `DELIVERED +p50 20ms, p95 20ms, p99 20ms after .*; not in it: 1 that were held back`, `SWEPT +\d+s ago`,
 		`http://paused +\(all\) +\d+s ago +they asked`, `http://down +default +1 +5m ago +every attempt at the receiver fails`,
 		`http://bad +12 +3h ago +HTTP 503\n`, `http://dns +6 +4h ago +dns\n`, `DEAD LETTERS +3\n`, `http://bad +2 +\d+s ago +HTTP 410: gone\n`, `http://worse +1 +2d ago +no\\x1b\[2Jsuch host\n`, fmt.Sprintf("version %d of %d,", migrations.Latest, migrations.Latest),
 	} {

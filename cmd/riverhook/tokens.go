@@ -54,7 +54,7 @@ func (cmd *tokensCreateCmd) Run(ctx context.Context, c console) error {
 	if cmd.Expires != nil {
 		lifetime = time.Duration(*cmd.Expires)
 	}
-	err = cmd.withStore(ctx, func(st *store.Store) error {
+	err = cmd.withStore(ctx, "service", func(st *store.Store) error {
 		t, err = st.AddToken(ctx, t, hash, lifetime)
 		return err
 	})
@@ -95,7 +95,7 @@ type tokensListCmd struct {
 
 // Run lists.
 func (cmd *tokensListCmd) Run(ctx context.Context, c console) error {
-	return cmd.withStore(ctx, func(st *store.Store) error {
+	return cmd.withStore(ctx, "service", func(st *store.Store) error {
 		list, err := st.Tokens(ctx, cmd.Organization)
 		if err != nil {
 			return err
@@ -138,7 +138,7 @@ func (cmd *tokensRevokeCmd) Run(ctx context.Context, c console) error {
 	if !auth.ValidPrefix(cmd.Prefix) { // which may be a whole token: it is not repeated
 		return usageError{errors.New("that is no token's prefix: riverhook tokens list shows them")}
 	}
-	return cmd.withStore(ctx, func(st *store.Store) error {
+	return cmd.withStore(ctx, "service", func(st *store.Store) error {
 		found, err := st.RevokeToken(ctx, cmd.Prefix, "")
 		if err != nil {
 			return err

@@ -20,6 +20,8 @@ const (
 	MaxStatusNodes = 100
 	// StatusWindow is what is recent.
 	StatusWindow = 5 * time.Minute
+	// NodeSilentAfter is how long a node, which looks after its peers every few seconds, may not have been seen without a word.
+	NodeSilentAfter = 15 * time.Second
 )
 
 // Status is how a whole installation is doing. Its JSON names are those of the columns where there are such.
@@ -73,8 +75,12 @@ type RecentStatus struct {
 	DeadLetters int `json:"dead_letters"`
 	// Of the last attempts of those that succeeded, in milliseconds; nil: there are none.
 	AttemptMS *QuantilesMS `json:"attempt_ms"`
-	// From the INSERT to the end, of those that succeeded at their first attempt, a later time that the application asked for included.
+	// From the INSERT to the end, of those that succeeded at their first attempt with nothing in between, a later time that the
+	// application asked for included.
 	DeliveredMS *QuantilesMS `json:"delivered_ms"`
+	// Detoured succeeded at their first attempt as well, and are not in DeliveredMS: they were held back (by a pause, or for
+	// their receiver), claimed before and given back, or their time was changed.
+	Detoured int `json:"detoured"`
 }
 
 // QuantilesMS are quantiles of times, in milliseconds.
@@ -113,13 +119,16 @@ SELECT count(*)::int,
          WHERE d.status = 'pending' AND d.scheduled_for > now()
          ORDER BY d.scheduled_for, d.id LIMIT $1) n`
 
+// statusRecentSQL: the first claim of a row is its generation 1. A later one that succeeds at the first attempt was not the
+// first: what lies between is a hold, a release, a reclaim or somebody's UPDATE.
 const statusRecentSQL = `
 SELECT count(*)::int, count(*) FILTER (WHERE n.status = 'succeeded')::int,
        coalesce(extract(epoch FROM now() - min(n.finished_at)), 0)::float8,
        percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY a.duration_ms) FILTER (WHERE n.status = 'succeeded'),
        percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY extract(epoch FROM n.finished_at - n.created_at) * 1000)
-           FILTER (WHERE n.status = 'succeeded' AND n.round = 0 AND n.attempt_count = 1)
-  FROM (SELECT d.id, d.status, d.round, d.attempt_count, d.created_at, d.finished_at FROM {schema}.deliveries d
+           FILTER (WHERE n.status = 'succeeded' AND n.round = 0 AND n.attempt_count = 1 AND n.claim <= 1),
+       count(*) FILTER (WHERE n.status = 'succeeded' AND n.round = 0 AND n.attempt_count = 1 AND n.claim > 1)::int
+  FROM (SELECT d.id, d.status, d.round, d.attempt_count, d.claim, d.created_at, d.finished_at FROM {schema}.deliveries d
          WHERE d.status IN ('succeeded', 'canceled') AND d.finished_at > now() - make_interval(secs => $2)
          ORDER BY d.finished_at DESC LIMIT $1) n
   LEFT JOIN LATERAL (SELECT a.duration_ms FROM {schema}.attempts a
@@ -183,7 +192,7 @@ func (s *Store) statusRecent(ctx context.Context, tx pgx.Tx, r *RecentStatus) er
 	var seen int
 	var span float64
 	var attempt, delivered []*float64
-	err := tx.QueryRow(ctx, s.sql(statusRecentSQL), MaxStatusRecent, seconds(StatusWindow)).Scan(&seen, &r.Succeeded, &span, &attempt, &delivered)
+	err := tx.QueryRow(ctx, s.sql(statusRecentSQL), MaxStatusRecent, seconds(StatusWindow)).Scan(&seen, &r.Succeeded, &span, &attempt, &delivered, &r.Detoured)
 	r.Canceled = seen - r.Succeeded
 	if r.Seconds = seconds(StatusWindow); seen == MaxStatusRecent {
 		r.Seconds = max(span, 0.001)

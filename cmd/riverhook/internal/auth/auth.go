@@ -71,14 +71,21 @@ type Authenticator struct {
 	now   func() time.Time
 
 	mu    sync.Mutex
-	known map[[sha256.Size]byte]*entry // by hash
-	any   bool                         // there is a token in the database,
-	asked time.Time                    // as it was then
+	known map[key]*entry
+	any   bool      // there is a token in the database,
+	asked time.Time // as it was then
 
 	failures failures
 }
 
-// entry is a token that was good when it was looked up.
+// key is what an entry is found by: the hash of what was sent, so that how long it takes to find it says nothing about
+// another token.
+type key struct {
+	session bool
+	hash    [sha256.Size]byte
+}
+
+// entry is a token or a session that was good when it was looked up.
 type entry struct {
 	identity Identity
 	touched  time.Time
@@ -87,7 +94,7 @@ type entry struct {
 
 // New is an authenticator on the tokens of a store, and one of the settings, which is an admin's; an empty one is none.
 func New(st *store.Store, set credential.Secret) *Authenticator {
-	a := &Authenticator{store: st, now: time.Now, known: make(map[[sha256.Size]byte]*entry)}
+	a := &Authenticator{store: st, now: time.Now, known: make(map[key]*entry)}
 	if !set.IsZero() {
 		sum := sha256.Sum256([]byte(set.Reveal()))
 		a.set = &sum
@@ -111,12 +118,22 @@ func (a *Authenticator) Authenticate(ctx context.Context, remote netip.Addr, tok
 		hash = sha256.Sum256([]byte(token))
 	}
 	if a.set != nil && subtle.ConstantTimeCompare(hash[:], a.set[:]) == 1 {
-		return &Identity{Name: SetTokenName, Scope: ScopeAdmin}, nil
+		identity := setIdentity()
+		return &identity, nil
 	}
-	// The map's key is a hash of what was sent: how long it takes to find it says nothing about another token.
+	return a.authenticate(ctx, remote, key{hash: hash}, func(ctx context.Context, old *entry) (*entry, error) {
+		return a.lookUp(ctx, token, hash, old)
+	})
+}
+
+// setIdentity is who has the token of the settings.
+func setIdentity() Identity { return Identity{Name: SetTokenName, Scope: ScopeAdmin} }
+
+// authenticate looks up what was not looked up a moment ago.
+func (a *Authenticator) authenticate(ctx context.Context, remote netip.Addr, k key, lookUp func(ctx context.Context, old *entry) (*entry, error)) (*Identity, error) {
 	now := a.now()
 	a.mu.Lock()
-	e := a.known[hash]
+	e := a.known[k]
 	trusted := e != nil && now.Before(e.until)
 	a.mu.Unlock()
 	if trusted {
@@ -127,25 +144,30 @@ func (a *Authenticator) Authenticate(ctx context.Context, remote netip.Addr, tok
 			return nil, &TooManyError{RetryAfter: wait}
 		}
 	}
-	fresh, err := a.lookUp(ctx, token, hash, e)
+	fresh, err := lookUp(ctx, e)
 	if errors.Is(err, ErrBadToken) {
-		a.forget(hash)
+		a.forget(k)
 		a.failures.add(remote, now)
 	}
 	if err != nil {
 		return nil, err
 	}
-	a.remember(hash, fresh)
+	a.remember(k, fresh)
 	return &fresh.identity, nil
 }
 
-// lookUp asks the database.
+// lookUp asks the database about a token.
 func (a *Authenticator) lookUp(ctx context.Context, token string, hash [sha256.Size]byte, old *entry) (*entry, error) {
 	parts := tokenSyntax.FindStringSubmatch(token)
 	if parts == nil {
 		return nil, ErrBadToken
 	}
-	t, stored, err := a.store.FindToken(ctx, parts[1])
+	return a.lookUpPrefix(ctx, parts[1], old, func(stored [sha256.Size]byte) bool { return subtle.ConstantTimeCompare(hash[:], stored[:]) == 1 })
+}
+
+// lookUpPrefix asks the database about the token of a prefix, which is good if it is active and its hash is right.
+func (a *Authenticator) lookUpPrefix(ctx context.Context, prefix string, old *entry, right func(stored [sha256.Size]byte) bool) (*entry, error) {
+	t, stored, err := a.store.FindToken(ctx, prefix)
 	if errors.Is(err, store.ErrNoToken) {
 		return nil, ErrBadToken
 	}
@@ -153,7 +175,7 @@ func (a *Authenticator) lookUp(ctx context.Context, token string, hash [sha256.S
 		return nil, err
 	}
 	scope, err := ParseScope(t.Scope)
-	if subtle.ConstantTimeCompare(hash[:], stored) != 1 || !t.Active || err != nil {
+	if len(stored) != sha256.Size || !right([sha256.Size]byte(stored)) || !t.Active || err != nil {
 		return nil, ErrBadToken
 	}
 	now := a.now()
@@ -171,19 +193,19 @@ func (a *Authenticator) lookUp(ctx context.Context, token string, hash [sha256.S
 	return e, nil
 }
 
-func (a *Authenticator) remember(hash [sha256.Size]byte, e *entry) {
+func (a *Authenticator) remember(k key, e *entry) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.known) >= maxCached {
 		clear(a.known)
 	}
-	a.known[hash] = e
+	a.known[k] = e
 }
 
-func (a *Authenticator) forget(hash [sha256.Size]byte) {
+func (a *Authenticator) forget(k key) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.known, hash)
+	delete(a.known, k)
 }
 
 // Forget has every token looked up again: one was revoked, or there is a new one.

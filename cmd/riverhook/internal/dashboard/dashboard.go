@@ -235,7 +235,7 @@ func (d *Dashboard) page(pattern string, needed auth.Scope, names fields, do fun
 func (d *Dashboard) enter(w http.ResponseWriter, r *http.Request) (v *visit, ok bool) {
 	ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
 	defer cancel()
-	identity, err := d.Auth.Authenticate(ctx, auth.RemoteAddr(r), d.Token(r))
+	identity, err := d.Identify(ctx, r)
 	switch {
 	case err == nil:
 		return &visit{Identity: identity, request: r}, true

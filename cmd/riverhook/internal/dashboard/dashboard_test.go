@@ -129,22 +129,21 @@ func TestCurl(t *testing.T) {
 }
 
 // Over https only the cookie counts that a neighbour's page cannot set.
-func TestToken(t *testing.T) {
+func TestSessionCookie(t *testing.T) {
 	t.Parallel()
 	public, err := url.Parse("https://hooks.example.com")
 	require.NoError(t, err)
 	d := &Dashboard{Config: Config{Public: public}}
 	for _, c := range []struct{ host, cookies, want string }{
-		{"hooks.example.com", "riverhook=YQ; __Host-riverhook=Yg", "b"},
-		{"hooks.example.com:443", "riverhook=YQ; __Host-riverhook=Yg", "b"},
-		{"HOOKS.example.com", "riverhook=YQ", ""},
-		{"localhost:8090", "riverhook=YQ; __Host-riverhook=Yg", "a"},
-		{"localhost:8090", "__Host-riverhook=Yg", ""},
-		{"localhost:8090", "riverhook=%", ""},
+		{"hooks.example.com", "riverhook=a; __Host-riverhook=b", "b"},
+		{"hooks.example.com:443", "riverhook=a; __Host-riverhook=b", "b"},
+		{"HOOKS.example.com", "riverhook=a", ""},
+		{"localhost:8090", "riverhook=a; __Host-riverhook=b", "a"},
+		{"localhost:8090", "__Host-riverhook=b", ""},
 		{"localhost:8090", "", ""},
 	} {
 		r := httptest.NewRequest(http.MethodGet, "http://"+c.host+"/", http.NoBody)
 		r.Header.Set("Cookie", c.cookies)
-		assert.Equal(t, c.want, d.Token(r), c)
+		assert.Equal(t, c.want, d.session(r), c)
 	}
 }

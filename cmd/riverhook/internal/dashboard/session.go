@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"context"
-	"encoding/base64"
 	"net"
 	"net/http"
 	"net/netip"
@@ -14,27 +13,25 @@ import (
 )
 
 const (
-	// secureCookie holds the token where the connection is encrypted: browsers take a cookie of that name only from there,
+	// secureCookie holds the session where the connection is encrypted: browsers take a cookie of that name only from there,
 	// for this host alone. plainCookie is for http on a loopback address, where there is no such thing.
 	secureCookie = "__Host-riverhook"
 	plainCookie  = "riverhook"
-	// sessionLength is how long a browser keeps it. The token itself may end earlier, and the session with it.
-	sessionLength = 12 * time.Hour
 )
 
-// Token is the token of whoever is logged in; empty: nobody. It is looked up with each request, so that nobody stays logged
-// in whose token was revoked, whichever node answers. Over https, the other cookie counts for nothing: a neighbour's page
-// could have set it.
-func (d *Dashboard) Token(r *http.Request) string {
+// Identify says who is logged in, as auth.Authenticator.Session does.
+func (d *Dashboard) Identify(ctx context.Context, r *http.Request) (*auth.Identity, error) {
+	return d.Auth.Session(ctx, auth.RemoteAddr(r), d.session(r))
+}
+
+// session is what the browser keeps of the log-in; empty: it does not. Over https, the other cookie counts for nothing: a
+// neighbour's page could have set it.
+func (d *Dashboard) session(r *http.Request) string {
 	cookie, err := r.Cookie(d.cookie(r).Name)
 	if err != nil {
 		return ""
 	}
-	token, err := base64.RawURLEncoding.DecodeString(cookie.Value) // the setting's may have any character
-	if err != nil {
-		return ""
-	}
-	return string(token)
+	return cookie.Value
 }
 
 // encrypted says whether the browser got here by https.
@@ -104,11 +101,9 @@ func (d *Dashboard) loginPage(w http.ResponseWriter, r *http.Request) {
 	next := localPath(r.URL.Query().Get("next"))
 	ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
 	defer cancel()
-	if token := d.Token(r); token != "" {
-		if _, err := d.Auth.Authenticate(ctx, auth.RemoteAddr(r), token); err == nil {
-			http.Redirect(w, r, next, http.StatusSeeOther)
-			return
-		}
+	if _, err := d.Identify(ctx, r); err == nil {
+		http.Redirect(w, r, next, http.StatusSeeOther)
+		return
 	}
 	d.showLogin(w, r, nil, next)
 }
@@ -141,22 +136,27 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	next, token := localPath(form.Get("next")), strings.TrimSpace(form.Get("token"))
 	ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
 	defer cancel()
-	identity, err := d.Auth.Authenticate(ctx, auth.RemoteAddr(r), token)
+	_, session, err := d.Auth.Login(ctx, auth.RemoteAddr(r), token, auth.ScopeRead)
 	if err != nil {
 		d.showLogin(w, r, d.refusal(w, r, err), next)
 		return
 	}
-	if !identity.Scope.Allows(auth.ScopeRead) {
+	if session == "" {
 		d.showLogin(w, r, &failure{http.StatusForbidden, "This token may only enqueue: the dashboard takes one of scope " + scopesFor(auth.ScopeRead) + "."}, next)
 		return
 	}
 	c := d.cookie(r)
-	c.Value, c.MaxAge = base64.RawURLEncoding.EncodeToString([]byte(token)), int(sessionLength/time.Second)
+	c.Value, c.MaxAge = session, int(auth.SessionLength/time.Second)
 	http.SetCookie(w, c)
 	http.Redirect(w, r, next, http.StatusSeeOther)
 }
 
 func (d *Dashboard) logout(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
+	defer cancel()
+	if err := d.Auth.Logout(ctx, d.session(r)); err != nil { // the browser forgets it all the same
+		d.Log.WarnContext(ctx, "cannot end a session before it expires", "error", err)
+	}
 	d.forget(w, r)
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 }

@@ -253,15 +253,12 @@ type heldData struct {
 	Now  time.Time
 }
 
-// silentAfter is how long a node, which looks after its peers every few seconds, may not do so before a page says it.
-const silentAfter = 30 * time.Second
-
-// life says whether a node is there.
+// life says whether a node is there, in the words of riverhook status.
 func life(n store.NodeRow) stateOf {
 	switch {
 	case n.DeadAt != nil:
-		return stateOf{"dead_letter", "gone"}
-	case n.Now.Sub(n.SeenAt) > silentAfter:
+		return stateOf{"dead_letter", "dead"}
+	case n.Now.Sub(n.SeenAt) > store.NodeSilentAfter:
 		return stateOf{"held", "silent"}
 	}
 	return stateOf{"succeeded", "alive"}

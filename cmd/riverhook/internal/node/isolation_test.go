@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/riverhook/riverhook/delivery/store"
 	"github.com/riverhook/riverhook/migrations/pgtest"
 )
 
@@ -124,6 +125,10 @@ func TestPause(t *testing.T) {
 	eventually(t, db, "succeeded round 0 attempts 1 abandoned 0 200 -", rowSQL, paused)
 	eventually(t, db, "succeeded round 0 attempts 1 abandoned 0 200 -", rowSQL, late)
 	assert.Equal(t, 3, r.count())
+
+	status, err := store.New(db.Pool, db.Schema).Status(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []int{4, 2}, []int{status.Recent.Succeeded, status.Recent.Detoured}, "of those that were paused, the time says nothing about this program")
 }
 
 // More receivers than places hang. A receiver that answers is still served.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"strings"
@@ -175,6 +176,11 @@ func newID() string {
 	return host + "-" + hex.EncodeToString(random)
 }
 
+// SessionParameters are set at the beginning of every session of a node that does not only poll. PgBouncer refuses them.
+func SessionParameters() map[string]string {
+	return map[string]string{"default_transaction_isolation": "read committed"} // whatever the role's is
+}
+
 func (n *Node) newPool(name string, size int, tune func(*pgxpool.Config)) (*pgxpool.Pool, error) {
 	config := n.Database.Copy()
 	config.MaxConns, config.MinConns, config.MinIdleConns = int32(size), 0, 0 //nolint:gosec // small
@@ -189,7 +195,7 @@ func (n *Node) newPool(name string, size int, tune func(*pgxpool.Config)) (*pgxp
 		// What is set for a session would be another program's, too.
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	} else {
-		config.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed" // whatever the role's is
+		maps.Copy(config.ConnConfig.RuntimeParams, SessionParameters())
 		if tune != nil {
 			tune(config)
 		}
@@ -244,12 +250,17 @@ func (n *Node) waitForDatabase(ctx context.Context) error {
 
 // hint says more about why Postgres cannot be reached, where that is known.
 func (n *Node) hint(err error) []any {
-	var pg *pgconn.PgError
-	// No Postgres answers to the beginning of a connection like that: it is how PgBouncer refuses.
-	if errors.As(err, &pg) && pg.Code == "08P01" && !n.PollOnly {
-		return []any{"hint", "this is PgBouncer: set RIVERHOOK_POLL_ONLY=true where it is in transaction mode, or connect to Postgres itself"}
+	if RefusedByPooler(err) && !n.PollOnly {
+		return []any{"hint", "this is PgBouncer: set RIVERHOOK_POLL_ONLY=true, or connect to Postgres itself (riverhook help pgbouncer)"}
 	}
 	return nil
+}
+
+// RefusedByPooler says whether a connection with SessionParameters failed because of them. No Postgres answers to the
+// beginning of a connection like that: it is how PgBouncer refuses.
+func RefusedByPooler(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "08P01"
 }
 
 // connectError is a failure that may pass by waiting.
