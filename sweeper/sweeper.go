@@ -20,15 +20,17 @@ import (
 const Queue = "riverhook_sweep"
 
 const (
-	// pageSize rows are looked at in one transaction.
-	pageSize = 1000
+	// The first pages of a sweep are pageSize rows, looked at in one transaction. Later ones may have up to maxPageSize, as
+	// many as take some pageAim: beside busy workers, what surrounds a page (four statements, each of which waits for its turn
+	// on a processor) costs as much time as a thousand rows do.
+	pageSize, maxPageSize, pageAim = 1000, 8000, 200 * time.Millisecond
 	// Timeout bounds one sweep. Each begins with what has been due for longest, and must come to what is due last.
 	Timeout = 30 * time.Minute
 	// pageTimeout bounds one page.
 	pageTimeout = 30 * time.Second
 	// The first unpacedPages of a sweep follow each other at once, then there are pauses of up to maxRest, for restingTime in
 	// all: see rest.
-	unpacedPages, maxRest, restingTime = 5, 250 * time.Millisecond, 5 * time.Minute
+	unpacedPages, maxRest, restingTime = 5, time.Second, 5 * time.Minute
 )
 
 // ErrRunning says that another sweep is running: there is no need for a second.
@@ -101,14 +103,19 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 		s.reclaimed(ctx, &total, reclaimed)
 	}
 	var rested time.Duration
+	size := pageSize
 	for page, n := (store.SweepPage{}), 1; !page.Last; n++ {
 		started := time.Now()
-		page, err = s.page(ctx, page.Next)
+		page, err = s.page(ctx, page.Next, size)
 		if err != nil {
 			return total, fmt.Errorf("sweeper: %w", err)
 		}
 		failpoint.Hit(failpoint.AfterSweepPage)
-		if pause := rest(n, page, time.Since(started)); !page.Last && rested < restingTime {
+		took := time.Since(started)
+		if n >= unpacedPages {
+			size = sized(size, took)
+		}
+		if pause := rest(n, page, took); !page.Last && rested < restingTime {
 			rested += pause
 			if !wait(ctx, pause) {
 				return total, fmt.Errorf("sweeper: %w", context.Cause(ctx))
@@ -128,6 +135,19 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 		}
 	}
 	return total, nil
+}
+
+// sized is the size of the page after one of that size, which took that long. It comes down again faster than it goes up.
+func sized(size int, took time.Duration) int {
+	switch {
+	case took < pageAim/2:
+		return min(2*size, maxPageSize)
+	case took > 4*pageAim:
+		return pageSize
+	case took > 2*pageAim:
+		return max(size/2, pageSize)
+	}
+	return size
 }
 
 // rest is the pause after the n-th page, which took that long. A large backlog whose jobs are all there needs no sweep, and
@@ -158,11 +178,11 @@ func (s *Sweeper) ended(ctx context.Context) ([]store.Attempt, int, bool, error)
 	return s.store.SweepEnded(ctx, pageSize, s.abandoned)
 }
 
-func (s *Sweeper) page(ctx context.Context, after store.SweepCursor) (store.SweepPage, error) {
+func (s *Sweeper) page(ctx context.Context, after store.SweepCursor, size int) (store.SweepPage, error) {
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
 	defer s.progress.Begin("sweep page", pageTimeout)()
-	return s.store.SweepPage(ctx, after, pageSize, s.abandoned)
+	return s.store.SweepPage(ctx, after, size, s.abandoned)
 }
 
 // abandoned decides about a claim whose node is gone.
