@@ -169,7 +169,7 @@ func TestUpUnderALock(t *testing.T) {
 	_, err := up(t, db, "riverhook")
 	require.NoError(t, err)
 	// As if version 1 had still to come, on a database whose River tables are in use.
-	db.Exec(t, `DROP VIEW riverhook.problems; DROP FUNCTION riverhook.find_problems; DROP TABLE riverhook.deliveries, riverhook.attempts, riverhook.credentials, riverhook.signing_secrets, riverhook.pauses, riverhook.tokens, riverhook.idempotency_keys, riverhook.replays, riverhook.nodes, riverhook.origin_states, riverhook.sessions, riverhook.schema_migrations; UPDATE riverhook.schema_version SET version = 0`)
+	db.Exec(t, `DROP VIEW riverhook.problems; DROP FUNCTION riverhook.find_problems; DROP TABLE riverhook.deliveries, riverhook.attempts, riverhook.credentials, riverhook.signing_secrets, riverhook.pauses, riverhook.tokens, riverhook.idempotency_keys, riverhook.replays, riverhook.nodes, riverhook.origin_states, riverhook.sessions, riverhook.schema_migrations; DROP FUNCTION riverhook.pauses_bound; UPDATE riverhook.schema_version SET version = 0`)
 	db.Exec(t, `DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'riverhook'::regnamespace AND proname LIKE 'deliver%' LOOP
 		EXECUTE 'DROP FUNCTION ' || f; END LOOP; END $$`)
 	tx, err := db.Pool.Begin(ctx)
@@ -294,6 +294,7 @@ func TestGrant(t *testing.T) {
 		`SELECT * FROM riverhook.find_problems('1 hour', NULL)`:                                                    {"reader", "support", "service"},
 		`SELECT * FROM riverhook.pauses`:                                                                           {"reader", "support", "service"},
 		`INSERT INTO riverhook.pauses (organization_id, reason) VALUES ('a', 'b')`:                                 {"support", "service"},
+		`SELECT * FROM riverhook.sessions`:                                                                         {"service"},
 		`DELETE FROM riverhook.pauses`:                                                                             {"support", "service"},
 		`SELECT * FROM riverhook.credentials`:                                                                      {"service"},
 		`SELECT * FROM riverhook.signing_secrets`:                                                                  {"service"},

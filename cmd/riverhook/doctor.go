@@ -405,9 +405,14 @@ func checkNotify(ctx context.Context, p *patient) []finding {
 
 // connectAsServe begins one session as serve does that listens.
 func (p *patient) connectAsServe(ctx context.Context) error {
-	config := p.pool.Config().ConnConfig
-	maps.Copy(config.RuntimeParams, node.SessionParameters())
-	conn, err := pgx.ConnectConfig(ctx, config)
+	config := p.pool.Config()
+	maps.Copy(config.ConnConfig.RuntimeParams, node.SessionParameters())
+	if config.BeforeConnect != nil { // it knows the password of now
+		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
+			return err
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
 	if err != nil {
 		return err
 	}

@@ -217,6 +217,7 @@ func (web *web) serveUI(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case (errors.Is(err, auth.ErrNoToken) || errors.Is(err, auth.ErrBadToken)) && isBrowser(r) && r.Header.Get("Authorization") == "":
+		web.dashboard.Forget(w, r)
 		http.Redirect(w, r, dashboard.LoginPath(r.URL.RequestURI()), http.StatusSeeOther)
 	case err != nil:
 		web.api.WriteUnauthorized(w, r, err, "Basic")

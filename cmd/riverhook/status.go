@@ -244,11 +244,10 @@ func (r *statusReport) numbers(b *strings.Builder) {
 	line("LAST "+strings.ToUpper(strings.Replace(window, "m0s", "m", 1)), "%d delivered (%.1f/s), %s failed and wait for a retry, %s dead-lettered, %d canceled", recent.Succeeded,
 		float64(recent.Succeeded)/recent.Seconds, bounded(l.Failed, l.AtLeast), bounded(recent.DeadLetters, recent.DeadLetters == store.MaxStatusRecent), recent.Canceled)
 	line("ATTEMPTS", "%s", quantileText(recent.AttemptMS, "of those that delivered"))
-	delivered := quantileText(recent.DeliveredMS, "after the INSERT, at the first attempt")
+	line("DELIVERED", "%s", quantileText(recent.DeliveredMS, "after the INSERT, at the first attempt"))
 	if recent.Detoured > 0 {
-		delivered += fmt.Sprintf("; not in it: %d that were held back, released or moved first", recent.Detoured)
+		line("", "%s", quantileText(recent.DetouredMS, fmt.Sprintf("of %d others that were held back, released or moved first", recent.Detoured)))
 	}
-	line("DELIVERED", "%s", delivered)
 	swept := "never, or long ago"
 	var last *time.Time
 	for _, n := range r.Nodes {

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -111,6 +113,31 @@ func TestPauseTwiceAtOnce(t *testing.T) {
 }
 
 // Nodes read all pauses there can be: there is no pause that they do not see.
+// What is inserted by hand holds back what it says, or is refused.
+func TestPausesBySQL(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	ctx := context.Background()
+	const insert = `INSERT INTO riverhook.pauses (endpoint_origin, organization_id) VALUES ($1, $2)`
+	for _, origin := range []string{"https://a.example", "http://a.example:8080", "https://[::1]:8443", "http://a.example:443"} {
+		_, err := db.Pool.Exec(ctx, insert, origin, nil)
+		require.NoError(t, err, origin)
+	}
+	for _, c := range []struct{ origin, organization any }{
+		{"", nil}, {nil, ""}, {"https://A.example", nil}, {"https://a.example/", nil}, {"https://a.example/hook", nil}, {"a.example", nil},
+		{"https://a.example:443", "acme"}, {"http://a.example:80", "acme"}, {"https://user@a.example", nil}, {"ftp://a.example", nil},
+		{nil, strings.Repeat("x", 801)},
+	} {
+		_, err := db.Pool.Exec(ctx, insert, c.origin, c.organization)
+		var pg *pgconn.PgError
+		require.ErrorAs(t, err, &pg, "%v", c)
+		assert.Equal(t, "23514", pg.Code, "%v", c)
+	}
+	_, err := db.Pool.Exec(ctx, `INSERT INTO riverhook.pauses (organization_id) SELECT i::text FROM generate_series(1, $1::int) i`, store.MaxPauses-3)
+	require.ErrorContains(t, err, fmt.Sprintf("more than %d pauses", store.MaxPauses))
+	db.Exec(t, `INSERT INTO riverhook.pauses (organization_id) SELECT i::text FROM generate_series(1, $1::int) i`, store.MaxPauses-4)
+}
+
 func TestTooManyPauses(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -78,9 +78,10 @@ type RecentStatus struct {
 	// From the INSERT to the end, of those that succeeded at their first attempt with nothing in between, a later time that the
 	// application asked for included.
 	DeliveredMS *QuantilesMS `json:"delivered_ms"`
-	// Detoured succeeded at their first attempt as well, and are not in DeliveredMS: they were held back (by a pause, or for
+	// Detoured succeeded at their first attempt as well, and are in DetouredMS instead: they were held back (by a pause, or for
 	// their receiver), claimed before and given back, or their time was changed.
-	Detoured int `json:"detoured"`
+	Detoured   int          `json:"detoured"`
+	DetouredMS *QuantilesMS `json:"detoured_ms"`
 }
 
 // QuantilesMS are quantiles of times, in milliseconds.
@@ -127,6 +128,8 @@ SELECT count(*)::int, count(*) FILTER (WHERE n.status = 'succeeded')::int,
        percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY a.duration_ms) FILTER (WHERE n.status = 'succeeded'),
        percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY extract(epoch FROM n.finished_at - n.created_at) * 1000)
            FILTER (WHERE n.status = 'succeeded' AND n.round = 0 AND n.attempt_count = 1 AND n.claim <= 1),
+       percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY extract(epoch FROM n.finished_at - n.created_at) * 1000)
+           FILTER (WHERE n.status = 'succeeded' AND n.round = 0 AND n.attempt_count = 1 AND n.claim > 1),
        count(*) FILTER (WHERE n.status = 'succeeded' AND n.round = 0 AND n.attempt_count = 1 AND n.claim > 1)::int
   FROM (SELECT d.id, d.status, d.round, d.attempt_count, d.claim, d.created_at, d.finished_at FROM {schema}.deliveries d
          WHERE d.status IN ('succeeded', 'canceled') AND d.finished_at > now() - make_interval(secs => $2)
@@ -191,13 +194,13 @@ func (s *Store) statusBacklog(ctx context.Context, tx pgx.Tx, status *Status) (m
 func (s *Store) statusRecent(ctx context.Context, tx pgx.Tx, r *RecentStatus) error {
 	var seen int
 	var span float64
-	var attempt, delivered []*float64
-	err := tx.QueryRow(ctx, s.sql(statusRecentSQL), MaxStatusRecent, seconds(StatusWindow)).Scan(&seen, &r.Succeeded, &span, &attempt, &delivered, &r.Detoured)
+	var attempt, delivered, detoured []*float64
+	err := tx.QueryRow(ctx, s.sql(statusRecentSQL), MaxStatusRecent, seconds(StatusWindow)).Scan(&seen, &r.Succeeded, &span, &attempt, &delivered, &detoured, &r.Detoured)
 	r.Canceled = seen - r.Succeeded
 	if r.Seconds = seconds(StatusWindow); seen == MaxStatusRecent {
 		r.Seconds = max(span, 0.001)
 	}
-	r.AttemptMS, r.DeliveredMS = quantiles(attempt), quantiles(delivered)
+	r.AttemptMS, r.DeliveredMS, r.DetouredMS = quantiles(attempt), quantiles(delivered), quantiles(detoured)
 	if err != nil {
 		return err
 	}

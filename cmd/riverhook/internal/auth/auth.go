@@ -72,6 +72,7 @@ type Authenticator struct {
 
 	mu    sync.Mutex
 	known map[key]*entry
+	ended uint64    // how often something ended here: what was looked up before that is not remembered
 	any   bool      // there is a token in the database,
 	asked time.Time // as it was then
 
@@ -129,17 +130,18 @@ func (a *Authenticator) Authenticate(ctx context.Context, remote netip.Addr, tok
 // setIdentity is who has the token of the settings.
 func setIdentity() Identity { return Identity{Name: SetTokenName, Scope: ScopeAdmin} }
 
-// authenticate looks up what was not looked up a moment ago.
+// authenticate looks up what was not looked up a moment ago. A session that is not there counts against nobody: no one guesses
+// 256 bits, and a browser that keeps an old one would lock out all who come from its address.
 func (a *Authenticator) authenticate(ctx context.Context, remote netip.Addr, k key, lookUp func(ctx context.Context, old *entry) (*entry, error)) (*Identity, error) {
 	now := a.now()
 	a.mu.Lock()
 	e := a.known[k]
-	trusted := e != nil && now.Before(e.until)
+	trusted, ended := e != nil && now.Before(e.until), a.ended
 	a.mu.Unlock()
 	if trusted {
 		return &e.identity, nil
 	}
-	if e == nil { // who was good a moment ago does not wait because of others behind the same address
+	if e == nil && !k.session { // who was good a moment ago does not wait because of others behind the same address
 		if wait := a.failures.wait(remote, now); wait > 0 {
 			return nil, &TooManyError{RetryAfter: wait}
 		}
@@ -147,12 +149,14 @@ func (a *Authenticator) authenticate(ctx context.Context, remote netip.Addr, k k
 	fresh, err := lookUp(ctx, e)
 	if errors.Is(err, ErrBadToken) {
 		a.forget(k)
-		a.failures.add(remote, now)
+		if !k.session {
+			a.failures.add(remote, now)
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	a.remember(k, fresh)
+	a.remember(k, fresh, ended)
 	return &fresh.identity, nil
 }
 
@@ -193,9 +197,13 @@ func (a *Authenticator) lookUpPrefix(ctx context.Context, prefix string, old *en
 	return e, nil
 }
 
-func (a *Authenticator) remember(k key, e *entry) {
+// remember keeps an entry that was looked up when so many had ended.
+func (a *Authenticator) remember(k key, e *entry, ended uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if ended != a.ended {
+		return
+	}
 	if len(a.known) >= maxCached {
 		clear(a.known)
 	}
@@ -212,6 +220,7 @@ func (a *Authenticator) forget(k key) {
 func (a *Authenticator) Forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.ended++
 	for _, e := range a.known {
 		e.until = time.Time{}
 	}

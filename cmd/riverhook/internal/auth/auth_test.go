@@ -221,7 +221,7 @@ func TestKnownIsBounded(t *testing.T) {
 	t.Parallel()
 	a := New(store.New(nil, "riverhook"), credential.Secret{})
 	for i := range maxCached + 10 {
-		a.remember(key{hash: sha256.Sum256(fmt.Append(nil, i))}, &entry{})
+		a.remember(key{hash: sha256.Sum256(fmt.Append(nil, i))}, &entry{}, 0)
 	}
 	assert.LessOrEqual(t, len(a.known), maxCached)
 }

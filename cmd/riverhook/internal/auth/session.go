@@ -50,20 +50,20 @@ func (a *Authenticator) Login(ctx context.Context, remote netip.Addr, token stri
 }
 
 // Session says who is logged in. It is looked up as tokens are, so that nobody stays logged in whose token was revoked,
-// whichever node answers, and errors are those of Authenticate.
-func (a *Authenticator) Session(ctx context.Context, remote netip.Addr, session string) (*Identity, error) {
+// whichever node answers. Errors are those of Authenticate, but that nobody is refused for having failed too often.
+func (a *Authenticator) Session(ctx context.Context, session string) (*Identity, error) {
 	if session == "" {
 		return nil, ErrNoToken
 	}
-	return a.authenticate(ctx, remote, key{session: true, hash: sha256.Sum256([]byte(session))}, func(ctx context.Context, old *entry) (*entry, error) {
+	if !sessionSyntax.MatchString(session) {
+		return nil, ErrBadToken
+	}
+	return a.authenticate(ctx, netip.Addr{}, key{session: true, hash: sha256.Sum256([]byte(session))}, func(ctx context.Context, old *entry) (*entry, error) {
 		return a.lookUpSession(ctx, session, old)
 	})
 }
 
 func (a *Authenticator) lookUpSession(ctx context.Context, session string, old *entry) (*entry, error) {
-	if !sessionSyntax.MatchString(session) {
-		return nil, ErrBadToken
-	}
 	hash := sha256.Sum256([]byte(session))
 	found, err := a.store.FindSession(ctx, hash[:])
 	if errors.Is(err, store.ErrNoSession) {
@@ -82,12 +82,16 @@ func (a *Authenticator) lookUpSession(ctx context.Context, session string, old *
 	return a.lookUpPrefix(ctx, found.TokenPrefix, old, began)
 }
 
-// Logout ends a session. Other nodes know within 5 s.
+// Logout ends a session: here at once, on other nodes within 5 s. After an error it goes on until it expires.
 func (a *Authenticator) Logout(ctx context.Context, session string) error {
 	if !sessionSyntax.MatchString(session) {
 		return nil
 	}
 	hash := sha256.Sum256([]byte(session))
-	a.forget(key{session: true, hash: hash})
-	return a.store.EndSession(ctx, hash[:])
+	err := a.store.EndSession(ctx, hash[:])
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended++ // somebody may have looked it up before it ended, and not remembered it yet
+	delete(a.known, key{session: true, hash: hash})
+	return err
 }

@@ -240,7 +240,7 @@ func (d *Dashboard) enter(w http.ResponseWriter, r *http.Request) (v *visit, ok 
 	case err == nil:
 		return &visit{Identity: identity, request: r}, true
 	case errors.Is(err, auth.ErrBadToken):
-		d.forget(w, r)
+		d.Forget(w, r)
 		fallthrough
 	case errors.Is(err, auth.ErrNoToken):
 		next := ""

@@ -135,11 +135,11 @@ func TestSessionCookie(t *testing.T) {
 	require.NoError(t, err)
 	d := &Dashboard{Config: Config{Public: public}}
 	for _, c := range []struct{ host, cookies, want string }{
-		{"hooks.example.com", "riverhook=a; __Host-riverhook=b", "b"},
-		{"hooks.example.com:443", "riverhook=a; __Host-riverhook=b", "b"},
-		{"HOOKS.example.com", "riverhook=a", ""},
-		{"localhost:8090", "riverhook=a; __Host-riverhook=b", "a"},
-		{"localhost:8090", "__Host-riverhook=b", ""},
+		{"hooks.example.com", "riverhook-session=a; __Host-riverhook-session=b", "b"},
+		{"hooks.example.com:443", "riverhook-session=a; __Host-riverhook-session=b", "b"},
+		{"HOOKS.example.com", "riverhook-session=a", ""},
+		{"localhost:8090", "riverhook-session=a; __Host-riverhook-session=b", "a"},
+		{"localhost:8090", "__Host-riverhook-session=b", ""},
 		{"localhost:8090", "", ""},
 	} {
 		r := httptest.NewRequest(http.MethodGet, "http://"+c.host+"/", http.NoBody)

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,13 +16,13 @@ import (
 const (
 	// secureCookie holds the session where the connection is encrypted: browsers take a cookie of that name only from there,
 	// for this host alone. plainCookie is for http on a loopback address, where there is no such thing.
-	secureCookie = "__Host-riverhook"
-	plainCookie  = "riverhook"
+	secureCookie = "__Host-riverhook-session"
+	plainCookie  = "riverhook-session"
 )
 
 // Identify says who is logged in, as auth.Authenticator.Session does.
 func (d *Dashboard) Identify(ctx context.Context, r *http.Request) (*auth.Identity, error) {
-	return d.Auth.Session(ctx, auth.RemoteAddr(r), d.session(r))
+	return d.Auth.Session(ctx, d.session(r))
 }
 
 // session is what the browser keeps of the log-in; empty: it does not. Over https, the other cookie counts for nothing: a
@@ -62,7 +63,8 @@ func (d *Dashboard) cookie(r *http.Request) *http.Cookie {
 	return c
 }
 
-func (d *Dashboard) forget(w http.ResponseWriter, r *http.Request) {
+// Forget has the browser forget a session that has ended. Else a page that asks again and again would go on with it.
+func (d *Dashboard) Forget(w http.ResponseWriter, r *http.Request) {
 	c := d.cookie(r)
 	c.MaxAge = -1
 	http.SetCookie(w, c)
@@ -101,9 +103,13 @@ func (d *Dashboard) loginPage(w http.ResponseWriter, r *http.Request) {
 	next := localPath(r.URL.Query().Get("next"))
 	ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
 	defer cancel()
-	if _, err := d.Identify(ctx, r); err == nil {
+	_, err := d.Identify(ctx, r)
+	switch {
+	case err == nil:
 		http.Redirect(w, r, next, http.StatusSeeOther)
 		return
+	case errors.Is(err, auth.ErrBadToken):
+		d.Forget(w, r)
 	}
 	d.showLogin(w, r, nil, next)
 }
@@ -145,6 +151,9 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 		d.showLogin(w, r, &failure{http.StatusForbidden, "This token may only enqueue: the dashboard takes one of scope " + scopesFor(auth.ScopeRead) + "."}, next)
 		return
 	}
+	if err := d.Auth.Logout(ctx, d.session(r)); err != nil { // of who was logged in before
+		d.Log.WarnContext(ctx, "cannot end a session before it expires", "error", err)
+	}
 	c := d.cookie(r)
 	c.Value, c.MaxAge = session, int(auth.SessionLength/time.Second)
 	http.SetCookie(w, c)
@@ -154,9 +163,13 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 func (d *Dashboard) logout(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
 	defer cancel()
-	if err := d.Auth.Logout(ctx, d.session(r)); err != nil { // the browser forgets it all the same
+	err := d.Auth.Logout(ctx, d.session(r))
+	d.Forget(w, r) // all the same
+	if err != nil {
 		d.Log.WarnContext(ctx, "cannot end a session before it expires", "error", err)
+		d.showLogin(w, r, &failure{http.StatusServiceUnavailable, "This browser is logged out, but the database does not answer: a copy of its cookie, if there is one, " +
+			"works until the session expires (" + length(auth.SessionLength) + " after the log-in). Revoking its token ends it at once."}, "/")
+		return
 	}
-	d.forget(w, r)
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 }
