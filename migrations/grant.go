@@ -17,8 +17,12 @@ var InsertColumns = []string{
 	"payload", "custom_headers", "credential_uuid", "max_attempts", "scheduled_for", "traceparent",
 }
 
+// lookAt is what tells how deliveries and nodes do.
+const lookAt = "GRANT SELECT ON {schema}.deliveries, {schema}.attempts, {schema}.pauses, {schema}.problems, {schema}.nodes, {schema}.origin_states, " +
+	"{schema}.schema_migrations, {schema}.river_migration, {schema}.river_leader TO {role}"
+
 // grants says, for each kind of role, what it may do. {schema} is the quoted schema. Nobody but service sees credentials
-// or River's tables.
+// or River's jobs.
 var grants = map[string][]string{
 	"application": {
 		"GRANT USAGE ON SCHEMA {schema} TO {role}",
@@ -28,12 +32,12 @@ var grants = map[string][]string{
 	},
 	"reader": {
 		"GRANT USAGE ON SCHEMA {schema} TO {role}",
-		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts, {schema}.pauses, {schema}.problems TO {role}",
+		lookAt,
 		"GRANT EXECUTE ON FUNCTION {schema}.find_problems(interval, int) TO {role}",
 	},
 	"support": {
 		"GRANT USAGE ON SCHEMA {schema} TO {role}",
-		"GRANT SELECT ON {schema}.deliveries, {schema}.attempts, {schema}.pauses, {schema}.problems TO {role}",
+		lookAt,
 		"GRANT EXECUTE ON FUNCTION {schema}.find_problems(interval, int) TO {role}",
 		"GRANT UPDATE (status, scheduled_for, endpoint_url, custom_headers, credential_uuid, max_attempts) ON {schema}.deliveries TO {role}",
 		"GRANT INSERT (endpoint_origin, organization_id, reason), UPDATE (reason), DELETE ON {schema}.pauses TO {role}",

@@ -75,6 +75,11 @@ func execute(name string, args []string, signals <-chan os.Signal) (code int, er
 		}()
 		cmd.Env = append(cmd.Env, urlEnv+"="+server.URL("postgres"))
 	}
+	// What tests that are killed leave behind goes with it.
+	if dir, err := os.MkdirTemp("", "riverhook-tmp-"); err == nil {
+		defer func() { _ = os.RemoveAll(dir) }()
+		cmd.Env = append(cmd.Env, "TMPDIR="+dir)
+	}
 
 	if len(signals) > 0 {
 		return 130, errors.New("devpg: exec: interrupted before the command ran")

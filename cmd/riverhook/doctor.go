@@ -385,9 +385,11 @@ func checkNotify(ctx context.Context, p *patient) []finding {
 		return []finding{ok("not needed: RIVERHOOK_POLL_ONLY is true")}
 	}
 	const hint = "set RIVERHOOK_POLL_ONLY=true, or connect to Postgres itself (riverhook help pgbouncer)"
-	if err := p.connectAsServe(ctx); node.RefusedByPooler(err) {
+	pooled, err := p.connectAsServe(ctx)
+	if node.RefusedByPooler(err) {
 		return []finding{fail(hint, "a pooler refuses the connections of serve: %s", err)}
-	} else if err != nil {
+	}
+	if err != nil {
 		return unable(p, err)
 	}
 	random := make([]byte, 8)
@@ -397,26 +399,33 @@ func checkNotify(ctx context.Context, p *patient) []finding {
 	switch {
 	case err != nil:
 		return unable(p, err)
+	case pooled && !arrived:
+		return []finding{fail(hint, "a pooler in between swallows NOTIFY, and mixes up the sessions of serve")}
+	case pooled:
+		return []finding{warn(hint, "a pooler in between keeps nodes from proving that they live: what one held that dies waits for the end of its lease")}
 	case !arrived:
 		return []finding{warn(hint, "a NOTIFY did not arrive within %s: a transaction pooler in between may swallow it", notifyWait)}
 	}
 	return []finding{ok("arrives, after %s", time.Since(began).Round(time.Millisecond))}
 }
 
-// connectAsServe begins one session as serve does that listens.
-func (p *patient) connectAsServe(ctx context.Context) error {
+// connectAsServe begins one session as serve does that listens. It says whether a pooler is in between: those have numbers of
+// their own for sessions.
+func (p *patient) connectAsServe(ctx context.Context) (pooled bool, err error) {
 	config := p.pool.Config()
 	maps.Copy(config.ConnConfig.RuntimeParams, node.SessionParameters())
 	if config.BeforeConnect != nil { // it knows the password of now
 		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
-			return err
+			return false, err
 		}
 	}
 	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return conn.Close(ctx)
+	var pid uint32
+	err = conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid)
+	return pid != conn.PgConn().PID(), errors.Join(err, conn.Close(ctx))
 }
 
 func checkVacuum(ctx context.Context, p *patient) (found []finding) {
@@ -482,7 +491,7 @@ func checkPrivileges(ctx context.Context, p *patient) []finding {
 	case err != nil:
 		return unable(p, err)
 	case len(missing) > 0:
-		return []finding{fail(p.grant(), "role %s lacks what serve needs: %s", p.server.Role, some(missing))}
+		return []finding{fail("run doctor with the database URL that serve has; if this is it, "+p.grant(), "role %s lacks what serve needs: %s", p.server.Role, some(missing))}
 	case !p.schema:
 		return []finding{ok("nothing is missing of what is there")}
 	}
@@ -780,11 +789,15 @@ func checkHeld(ctx context.Context, p *patient) []finding {
 	for _, reason := range slices.Sorted(maps.Keys(reasons)) {
 		parts = append(parts, fmt.Sprintf("%s %d", reason, reasons[reason]))
 	}
+	because := ""
+	if len(parts) > 0 {
+		because = " (" + strings.Join(parts, ", ") + ")"
+	}
 	atLeast := ""
 	if more || slices.ContainsFunc(groups, func(g store.HeldGroup) bool { return g.AtLeast }) {
 		atLeast = "at least "
 	}
-	what := fmt.Sprintf("held back: %s%s (%s); %s", atLeast, counted(total), strings.Join(parts, ", "), count(len(pauses), "pause"))
+	what := fmt.Sprintf("held back: %s%s%s; %s", atLeast, counted(total), because, count(len(pauses), "pause"))
 	switch {
 	case total == 0 && len(pauses) == 0:
 		return []finding{ok("nothing is held back or paused")}
@@ -814,19 +827,15 @@ func checkReceivers(ctx context.Context, p *patient) (found []finding) {
 		limits.Never = append(limits.Never, own)
 	}
 	transport := egress.NewTransport(egress.NewGuard(limits))
-	problems := make([]string, len(origins))
+	problems, hints := make([]string, len(origins)), make([]string, len(origins))
 	var group sync.WaitGroup
 	for i, origin := range origins {
-		group.Go(func() { problems[i] = reach(ctx, transport.DialContext, origin) })
+		group.Go(func() { problems[i], hints[i] = reach(ctx, transport.DialContext, origin) })
 	}
 	group.Wait()
 	for i, problem := range problems {
 		if problem != "" {
-			if problem == notSendable {
-				found = append(found, warn("deliveries to it are dead letters at once: riverhook deliveries list --status dead_letter", "%s: %s", origins[i], problem))
-				continue
-			}
-			found = append(found, warn("deliveries to it are retried; is it up, and may this machine reach it (firewall, DNS, RIVERHOOK_EGRESS_ALLOW)?", "%s: %s", origins[i], problem))
+			found = append(found, warn(hints[i], "%s: %s", origins[i], problem))
 		}
 	}
 	if reached := len(origins) - len(found); reached > 0 {
@@ -835,17 +844,18 @@ func checkReceivers(ctx context.Context, p *patient) (found []finding) {
 	return found
 }
 
-// notSendable is what is wrong with an origin that no attempt is made to reach.
-const notSendable = "that is no URL which can be sent to"
-
-// reach connects to an origin, sends nothing, and says what is wrong, without addresses.
-func reach(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), origin string) string {
+// reach connects to an origin, sends nothing, and says what is wrong, without addresses, and what to do about it.
+func reach(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), origin string) (problem, hint string) {
+	const (
+		refused = "deliveries to it are dead letters at once: riverhook deliveries list --status dead_letter"
+		retried = "deliveries to it are retried; is it up, and may this machine reach it (firewall, DNS)?"
+	)
 	u, err := url.Parse(origin)
 	if err == nil {
 		_, err = delivery.ParseEndpoint(origin)
 	}
 	if err != nil {
-		return notSendable
+		return "that is no URL which can be sent to", refused
 	}
 	port := u.Port()
 	if port == "" {
@@ -860,15 +870,15 @@ func reach(ctx context.Context, dial func(context.Context, string, string) (net.
 	switch {
 	case err == nil:
 		conn.Close()
-		return ""
+		return "", ""
 	case errors.As(err, &blocked):
-		return blocked.Error()
+		return blocked.Error(), refused + "; RIVERHOOK_EGRESS_ALLOW opens more networks"
 	case ctx.Err() != nil:
-		return fmt.Sprintf("no connection within %s", reachTimeout)
+		return fmt.Sprintf("no connection within %s", reachTimeout), retried
 	case errors.As(err, &dns):
-		return "its name does not resolve"
+		return "its name does not resolve", retried
 	case errors.As(err, &number):
-		return number.Error()
+		return number.Error(), retried
 	}
-	return "no connection"
+	return "no connection", retried
 }

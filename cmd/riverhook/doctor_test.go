@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,8 +118,10 @@ func TestDoctorSchemaAndPrivileges(t *testing.T) {
 	db := pgtest.New(t)
 	for _, kinds := range [][]string{nil, {"reader"}, {"application"}} {
 		found, _ = examine(t, asRole(t, db, kinds...), nil)
-		has(t, found, "privileges", resultFail, "lacks what serve needs", "--as service")
-		has(t, found, "schema", resultFail, "permission denied", "--as service")
+		has(t, found, "privileges", resultFail, "lacks what serve needs", "run doctor with the database URL that serve has; if this is it, as the owner of the schema: riverhook migrate grant")
+		if !slices.Contains(kinds, "reader") { // who sees how far it is migrated
+			has(t, found, "schema", resultFail, "permission denied", "--as service")
+		}
 	}
 	_, err := migrations.Down(t.Context(), db.Pool, migrations.Options{Schema: db.Schema}, migrations.Latest-1)
 	require.NoError(t, err)
@@ -244,6 +247,14 @@ func TestDoctorBacklog(t *testing.T) {
 	}
 }
 
+func TestDoctorOfAPauseOfNothing(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.Exec(t, `INSERT INTO riverhook.pauses (organization_id) VALUES ('acme')`)
+	found, _ := examine(t, db.URL, nil)
+	has(t, found, "held", resultWarn, "held back: 0 deliveries; 1 pause", "riverhook held")
+}
+
 func TestDoctorReceivers(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -260,6 +271,8 @@ func TestDoctorReceivers(t *testing.T) {
 	found, code := examine(t, db.URL, []string{"RIVERHOOK_EGRESS_ALLOW=127.0.0.0/8"})
 	assert.Equal(t, 0, code)
 	has(t, found, "receivers", resultOK, "1 of 3 receivers", "")
+	has(t, found, "receivers", resultWarn, "http://169.254.1.1: ", "dead letters at once")
+	has(t, found, "receivers", resultWarn, "http://"+down.Addr().String()+": ", "retried")
 	has(t, found, "receivers", resultWarn, "http://"+down.Addr().String()+": connection refused", "")
 	has(t, found, "receivers", resultWarn, "http://169.254.1.1: the endpoint is not in a public network", "RIVERHOOK_EGRESS_ALLOW")
 	for _, f := range found["receivers"] {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"regexp"
@@ -143,6 +144,7 @@ func untilSignal() (ctx context.Context, stop func()) {
 				first = time.Now()
 				cancel()
 			case time.Since(first) > sameSignal:
+				slog.Warn("ended at once by another signal")
 				os.Exit(exitFailed)
 			}
 		}

@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/riverhook/riverhook/delivery/store"
 	"github.com/riverhook/riverhook/migrations"
 )
 
@@ -60,11 +64,35 @@ func (cmd *migrateDownCmd) Run(ctx context.Context, c console) error {
 	if cmd.To < status.Version && !cmd.Yes {
 		return usageError{fmt.Errorf("going back from version %d to %d removes what those versions added, with what is stored in it: say --yes if that is meant", status.Version, cmd.To)}
 	}
+	if err := noNodeRuns(ctx, pool, string(cmd.Schema)); err != nil {
+		return err
+	}
 	report, err := migrations.Down(ctx, pool, migrations.Options{Schema: string(cmd.Schema), Log: cmd.logger(c)}, cmd.To)
 	if err != nil {
 		return err
 	}
 	return printReport(c, string(cmd.Schema), report)
+}
+
+// noNodeRuns fails when a node was there a moment ago: what it is sending could not be recorded.
+func noNodeRuns(ctx context.Context, pool *pgxpool.Pool, schema string) error {
+	nodes, err := store.New(pool, schema).Nodes(ctx)
+	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000") {
+		return nil // there are no nodes before version 8
+	}
+	if err != nil {
+		return err
+	}
+	var running []string
+	for _, n := range nodes {
+		if n.DeadAt == nil && n.Now.Sub(n.SeenAt) < store.NodeSilentAfter {
+			running = append(running, n.Node)
+		}
+	}
+	if len(running) > 0 {
+		return fmt.Errorf("riverhook serve is running: stop it first (one that was killed counts as running for %s): %s", store.NodeSilentAfter, some(running))
+	}
+	return nil
 }
 
 func printReport(c console, schema string, r migrations.Report) (err error) {

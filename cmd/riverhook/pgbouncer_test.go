@@ -24,7 +24,7 @@ import (
 )
 
 // bouncer starts a PgBouncer in a mode before the server of a database, and returns the database's URL through it.
-func bouncer(t *testing.T, databaseURL, mode string, connections int) string {
+func bouncer(t *testing.T, databaseURL, mode string, connections int, more ...string) string {
 	t.Helper()
 	program, err := exec.LookPath("pgbouncer")
 	if err != nil {
@@ -58,7 +58,8 @@ pool_mode = %s
 default_pool_size = %d
 max_client_conn = 500
 server_round_robin = 1
-`, server, u.User.Username(), port, mode, connections)), 0o644))
+%s
+`, server, u.User.Username(), port, mode, connections, strings.Join(more, "\n"))), 0o644))
 	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // another user reads it
 	args := []string{config}
 	if os.Getuid() == 0 {
@@ -146,12 +147,18 @@ func TestPgBouncer(t *testing.T) {
 	assert.Equal(t, 0, code, "there is nothing to do: %s", stderr)
 	_, stderr, code = call(t, called, "migrate", "down", "--to", "1", "--yes")
 	assert.Equal(t, 1, code)
-	assert.Contains(t, stderr, "migrating takes a direct connection to Postgres")
+	assert.Contains(t, stderr, "riverhook serve is running")
 	require.NoError(t, services[1].Process.Signal(syscall.SIGTERM))
 	assert.Equal(t, 0, services[1].ended(t, 20*time.Second))
 	for _, line := range services[1].log() {
 		assert.NotEqual(t, "ERROR", line["level"], "%v", line)
 	}
+	require.Eventually(t, func() bool { // the node that was killed counts for a while
+		_, stderr, code = call(t, called, "migrate", "down", "--to", "1", "--yes")
+		return !strings.Contains(stderr, "is running")
+	}, 30*time.Second, 100*time.Millisecond)
+	assert.Equal(t, 1, code)
+	assert.Contains(t, stderr, "migrating takes a direct connection to Postgres")
 }
 
 // What looks for faults finds none through it, but without the setting the one that keeps serve from starting.
@@ -171,6 +178,31 @@ func TestDoctorThroughPgBouncer(t *testing.T) {
 			assert.Equal(t, 0, code, stderr)
 		}
 	}
+}
+
+// One that lets serve in, and gives its sessions to others, or keeps its locks to itself.
+func TestDoctorThroughPgBouncerThatIgnoresParameters(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	const ignored = "ignore_startup_parameters = default_transaction_isolation"
+	through := bouncer(t, db.URL, "transaction", 6, ignored)
+	found, code := examine(t, through, nil)
+	assert.Equal(t, 1, code)
+	has(t, found, "notify", resultFail, "a pooler in between swallows NOTIFY", "RIVERHOOK_POLL_ONLY=true")
+	found, code = examine(t, bouncer(t, db.URL, "session", 6, ignored), nil)
+	assert.Equal(t, 0, code)
+	has(t, found, "notify", resultWarn, "waits for the end of its lease", "RIVERHOOK_POLL_ONLY=true")
+
+	s := serve(t, through, false)
+	require.Eventually(t, func() bool {
+		for _, line := range s.log() {
+			if strings.Contains(fmt.Sprint(line["hint"], line["error"]), "RIVERHOOK_POLL_ONLY=true") {
+				return true
+			}
+		}
+		return false
+	}, 30*time.Second, 10*time.Millisecond, "whatever goes wrong first, it says what to do")
+	assert.NotContains(t, fmt.Sprint(s.log()), "migrate grant")
 }
 
 // In session mode it takes the setting, too.

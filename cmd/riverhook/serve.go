@@ -121,6 +121,7 @@ func (s *serveCmd) Run(ctx context.Context, c console) error {
 		return err
 	}
 	log := s.logger(c)
+	slog.SetDefault(log) // for the signal that ends it at once
 	warnOfUnknownSettings(log)
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

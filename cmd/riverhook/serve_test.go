@@ -283,6 +283,27 @@ func TestServeWithoutSchema(t *testing.T) {
 	require.NoError(t, s.Wait())
 }
 
+// While a node runs nobody takes its tables away. One without the key says so at once, not only when an attempt fails.
+func TestMigrateDownBesideServe(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	key := "RIVERHOOK_SECRET_KEY=" + strings.Repeat("A", 43) + "="
+	_, stderr, code := call(t, []string{"RIVERHOOK_DATABASE_URL=" + db.URL, key}, "secrets", "create", "--organization", "acme")
+	require.Equal(t, 0, code, stderr)
+	s := serve(t, db.URL, true)
+	require.Eventually(t, func() bool {
+		return len(s.logged("credentials or signing secrets cannot be opened: their deliveries wait, and are dead letters in the end (riverhook doctor)")) == 1
+	}, 10*time.Second, 10*time.Millisecond)
+	assert.Contains(t, fmt.Sprint(s.log()), "RIVERHOOK_SECRET_KEY is not set: set it to the one that this was sealed with")
+	r := on(t, db.URL, "migrate", "down", "--to", "0", "--yes")
+	assert.Equal(t, 1, r.code)
+	assert.Contains(t, r.err, "riverhook serve is running: stop it first")
+	require.NoError(t, s.Process.Signal(syscall.SIGTERM))
+	assert.Equal(t, 0, s.ended(t, 10*time.Second))
+	r = on(t, db.URL, "migrate", "down", "--to", "0", "--yes")
+	assert.Equal(t, 0, r.code, r.err)
+}
+
 // Attempts in flight finish, also when the signal comes several times at once; nothing new begins; the exit code is 0.
 func TestStop(t *testing.T) {
 	t.Parallel()
@@ -332,6 +353,7 @@ func TestStopTwiceAndRecover(t *testing.T) {
 	again := time.AfterFunc(2*sameSignal, func() { _ = s.Process.Signal(syscall.SIGTERM) }) // sooner it is the same signal
 	defer again.Stop()
 	assert.Equal(t, 1, s.ended(t, 10*time.Second))
+	assert.Len(t, s.logged("ended at once by another signal"), 1)
 	assert.True(t, pgtest.Scalar[bool](t, db, `SELECT status = 'pending' AND claimed_by IS NOT NULL FROM riverhook.deliveries WHERE id = $1`, id))
 
 	db.Exec(t, `UPDATE riverhook.deliveries SET leased_until = now()`) // an hour later

@@ -99,7 +99,7 @@ func (cmd *statusCmd) Run(ctx context.Context, c console) error {
 		case ctx.Err() != nil:
 			return nil // told to stop
 		case err != nil && !cmd.Watch:
-			return explainDatabaseError(err, "service")
+			return explainDatabaseError(err, "reader")
 		case err != nil:
 			_, _ = fmt.Fprintln(c.err, "riverhook:", internalPrefix.ReplaceAllString(err.Error(), ""))
 		default:
@@ -203,6 +203,8 @@ func (r *statusReport) nodes(b *strings.Builder) {
 	section(b, "NODE\tSTANDING\tSENDING\tUP\tSEEN\tVERSION", r.Nodes, false, func(n store.NodeStatus) string {
 		standing, up := "alive", brief(r.At.Sub(n.StartedAt))
 		switch {
+		case n.DeadAt != nil && n.ReclaimedAt != nil:
+			standing, up = "dead, taken back", "-"
 		case n.DeadAt != nil:
 			standing, up = "dead", "-"
 		case r.At.Sub(n.SeenAt) > store.NodeSilentAfter:

@@ -29,7 +29,9 @@ func TestStatus(t *testing.T) {
 	db.Exec(t, `INSERT INTO riverhook.nodes (node, version, started_at, seen_at, swept_at, taken_at, dead_at) VALUES
 		('n-1', '1.0', now() - interval '2 hours', now(), now() - interval '7 seconds', now(), NULL),
 		('n-2', '1.0', now() - interval '3 hours', now() - interval '1 minute', NULL, now(), now() - interval '30 seconds'),
+		('n-4', '1.0', now() - interval '4 hours', now() - interval '1 minute', NULL, now(), now() - interval '30 seconds'),
 		('n-3', '0.9', now() - interval '1 hour', now() - interval '1 minute', NULL, now(), NULL);
+		UPDATE riverhook.nodes SET reclaimed_at = now() WHERE node = 'n-4';
 		INSERT INTO riverhook.river_leader (elected_at, expires_at, leader_id, name) VALUES (now(), now() + interval '1 hour', 'n-1', 'default');
 		INSERT INTO riverhook.origin_states (endpoint_origin, failures, failing, failing_since, last_failure_kind, last_status_code) VALUES
 		('http://bad', 12, true, now() - interval '3 hours', 'status', 503), ('http://dns', 6, true, now() - interval '4 hours', 'dns', NULL), ('http://once', 1, false, NULL, 'dns', NULL);
@@ -55,7 +57,7 @@ func TestStatus(t *testing.T) {
 	out, stderr, code = call(t, env, "status")
 	require.Equal(t, 0, code, stderr)
 	for _, want := range []string{
-		`(?m)^n-1 +leader +1 +2h.* \d+s ago +1\.0$`, `(?m)^n-2 +dead +1 +- `, `(?m)^n-3 +silent +0 `,
+		`(?m)^n-1 +leader +1 +2h.* \d+s ago +1\.0$`, `(?m)^n-2 +dead +1 +- `, `(?m)^n-4 +dead, taken back +0 +- `, `(?m)^n-3 +silent +0 `,
 		`BACKLOG +2 due, the oldest for 1m\d+s; 2 being sent, 1 held back; 1 under a lease`, `RETRIES +1 wait for their next attempt, the first in \S+.*; 1 wait for a later time`,
 		`LAST 5M +2 delivered \(0\.0/s\), 1 failed and wait for a retry, 1 dead-lettered, 1 canceled`,
 		`ATTEMPTS +p50 17ms`, `DELIVERED +p50 20ms, p95 20ms, p99 20ms after `, `(?m)^ +p50 25m0s, p95 25m0s, p99 25m0s of 1 others that were held back`, `SWEPT +\d+s ago`,
@@ -78,7 +80,7 @@ func TestStatus(t *testing.T) {
 		}
 		return v
 	}
-	assert.Len(t, at("nodes"), 3)
+	assert.Len(t, at("nodes"), 4)
 	assert.InDelta(t, 2, at("backlog", "waiting"), 0)
 	assert.InDelta(t, 1, at("later", "retries"), 0)
 	assert.InDelta(t, 17, at("recent", "attempt_ms", "p99"), 0)
@@ -87,6 +89,15 @@ func TestStatus(t *testing.T) {
 	assert.Len(t, at("pauses"), 1)
 	assert.Len(t, at("failing"), 2)
 	assert.Equal(t, "riverhook", at("schema", "name"))
+
+	for _, kind := range []string{"support", "reader"} {
+		role := asRole(t, db, kind)
+		assert.Equal(t, ran{0, on(t, role, "status").out, ""}, on(t, role, "status"), kind)
+		assert.Equal(t, 0, on(t, role, "migrate", "status").code, kind)
+	}
+	r := on(t, asRole(t, db, "application"), "status")
+	assert.Equal(t, 1, r.code)
+	assert.Contains(t, r.err, "riverhook migrate grant ROLE --as reader")
 
 	_, stderr, code = call(t, env, "status", "--every", "1ms")
 	assert.Equal(t, 2, code)

@@ -18,7 +18,7 @@ const howToMakeKey = "make one with `openssl rand -base64 32` or `head -c 32 /de
 // Why a cell was not sealed or opened. They are told apart with errors.Is.
 var (
 	// ErrNoKey: there is no key at all.
-	ErrNoKey = errors.New("credential: no key to seal secrets with: set RIVERHOOK_SECRET_KEY; " + howToMakeKey)
+	ErrNoKey = errors.New("credential: there is no key: RIVERHOOK_SECRET_KEY is not set")
 	// ErrUnknownKey: the cell was sealed with a key that is not in RIVERHOOK_SECRET_KEY.
 	ErrUnknownKey = errors.New("credential: sealed with a key that RIVERHOOK_SECRET_KEY does not hold: add that key behind the first, after a comma")
 	// ErrOpen: the cell was changed, or belongs to something else, or is none.
@@ -111,7 +111,7 @@ func newKey(raw []byte) key {
 // UUID and its organization, always in the same order. Sealing twice gives two different cells.
 func (r *Keyring) Seal(plain []byte, context ...string) ([]byte, error) {
 	if r.IsEmpty() {
-		return nil, ErrNoKey
+		return nil, fmt.Errorf("%w; %s", ErrNoKey, howToMakeKey)
 	}
 	first := r.keys[0]
 	cell := make([]byte, 0, headBytes+first.aead().Overhead()+len(plain))
@@ -123,7 +123,7 @@ func (r *Keyring) Seal(plain []byte, context ...string) ([]byte, error) {
 // Open decrypts what Seal made. An error is one of ErrNoKey, ErrUnknownKey and ErrOpen.
 func (r *Keyring) Open(sealed []byte, context ...string) ([]byte, error) {
 	if r.IsEmpty() {
-		return nil, ErrNoKey
+		return nil, fmt.Errorf("%w: set it to the one that this was sealed with", ErrNoKey)
 	}
 	if len(sealed) < headBytes {
 		return nil, fmt.Errorf("%w (it is %d bytes long)", ErrOpen, len(sealed))

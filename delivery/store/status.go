@@ -41,8 +41,10 @@ type NodeStatus struct {
 	SeenAt    time.Time  `json:"seen_at"`
 	SweptAt   *time.Time `json:"swept_at"`
 	DeadAt    *time.Time `json:"dead_at"` // nil: alive, or not yet known to be dead
-	Leader    bool       `json:"leader"`  // as River's election has it
-	Sending   int        `json:"sending"` // of the deliveries that Backlog counts
+	// ReclaimedAt is when the last of what a dead node was sending had been taken back; nil: not yet.
+	ReclaimedAt *time.Time `json:"reclaimed_at"`
+	Leader      bool       `json:"leader"`  // as River's election has it
+	Sending     int        `json:"sending"` // of the deliveries that Backlog counts
 }
 
 // BacklogStatus is what is due, of the Seen that were due first.
@@ -144,7 +146,7 @@ SELECT count(*)::int
          ORDER BY d.finished_at DESC LIMIT $1) n`
 
 const statusNodesSQL = `
-SELECT n.node, n.version, n.started_at, n.seen_at, n.swept_at, n.dead_at,
+SELECT n.node, n.version, n.started_at, n.seen_at, n.swept_at, n.dead_at, n.reclaimed_at,
        EXISTS (SELECT FROM {schema}.river_leader l WHERE l.leader_id = n.node AND l.expires_at > now())
   FROM {schema}.nodes n
  ORDER BY n.dead_at IS NOT NULL, n.started_at DESC, n.node
@@ -221,9 +223,9 @@ func (s *Store) statusNodes(ctx context.Context, tx pgx.Tx, status *Status, send
 		return err
 	}
 	status.Nodes, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (n NodeStatus, err error) {
-		err = row.Scan(&n.Node, &n.Version, &n.StartedAt, &n.SeenAt, &n.SweptAt, &n.DeadAt, &n.Leader)
+		err = row.Scan(&n.Node, &n.Version, &n.StartedAt, &n.SeenAt, &n.SweptAt, &n.DeadAt, &n.ReclaimedAt, &n.Leader)
 		n.Sending = sending[n.Node]
-		utc(&n.StartedAt, &n.SeenAt, n.SweptAt, n.DeadAt)
+		utc(&n.StartedAt, &n.SeenAt, n.SweptAt, n.DeadAt, n.ReclaimedAt)
 		return n, err
 	})
 	return err

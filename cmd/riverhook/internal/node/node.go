@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -219,7 +218,7 @@ func (n *Node) Run(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}
-		n.Log.Warn("cannot start yet: trying again", "error", err)
+		n.Log.Warn("cannot start yet: trying again", append([]any{"error", err}, n.hint(err)...)...)
 		if !sleep(ctx, connectDelay) {
 			return nil
 		}
@@ -250,8 +249,11 @@ func (n *Node) waitForDatabase(ctx context.Context) error {
 
 // hint says more about why Postgres cannot be reached, where that is known.
 func (n *Node) hint(err error) []any {
-	if RefusedByPooler(err) && !n.PollOnly {
-		return []any{"hint", "this is PgBouncer: set RIVERHOOK_POLL_ONLY=true, or connect to Postgres itself (riverhook help pgbouncer)"}
+	var pg *pgconn.PgError
+	// One session's prepared statements in another's: 42P05 is one that is there already, 26000 one that is not.
+	mixed := errors.As(err, &pg) && (pg.Code == "42P05" || pg.Code == "26000")
+	if (mixed || RefusedByPooler(err)) && !n.PollOnly {
+		return []any{"hint", "this is PgBouncer, or another pooler: set RIVERHOOK_POLL_ONLY=true, or connect to Postgres itself (riverhook help pgbouncer)"}
 	}
 	return nil
 }
@@ -284,7 +286,7 @@ func (n *Node) checkSchema(ctx context.Context) error {
 		}
 	}
 	status, err := migrations.Inspect(try, n.pools.other, n.Schema)
-	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && strings.HasPrefix(pg.Code, "42") {
+	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && pg.Code == "42501" {
 		return fmt.Errorf("%w (the role of DATABASE_URL needs: riverhook migrate grant ROLE --as service)", err)
 	}
 	if err != nil {
@@ -344,6 +346,7 @@ func (n *Node) deliver(ctx context.Context) error {
 	defer n.watch.Close()
 	loops.Go(func() { w.Isolate(ctx) })
 	n.watch.CheckSigned(ctx)
+	n.checkKeys(ctx)
 	loops.Go(func() { n.watch.Run(ctx) })
 	watch := sweeper.NewWatch(sweeper.WatchConfig{Store: n.store, Sweeper: n.NewSweeper(), Log: n.Log, Node: n.ID, Interval: n.SweepInterval})
 	loops.Go(func() { watch.Run(ctx) })
@@ -363,6 +366,30 @@ func (n *Node) deliver(ctx context.Context) error {
 	n.Log.Info("stopping: attempts in flight may finish", "within", n.Timeout.String())
 	<-client.Stopped()
 	return nil
+}
+
+// checkedCells bounds how many credentials, and how many signing secrets, are tried at the start.
+const checkedCells = 1000
+
+// checkKeys warns of secrets that this node cannot open: it has no key, or another than they were sealed with.
+func (n *Node) checkKeys(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	cells, err := n.store.UsedCells(ctx, checkedCells)
+	if err != nil {
+		n.Log.Warn("cannot look whether the secrets can be opened", "error", err)
+		return
+	}
+	closed := 0
+	for _, c := range cells {
+		if _, openErr := n.Keys.Open(c.Cell, c.UUID, c.OrganizationID); openErr != nil {
+			closed, err = closed+1, openErr
+		}
+	}
+	if closed > 0 {
+		n.Log.Warn("credentials or signing secrets cannot be opened: their deliveries wait, and are dead letters in the end (riverhook doctor)",
+			"closed", closed, "of", len(cells), "error", err)
+	}
 }
 
 // enter makes this node known to its peers. The presence is nil where it has none: only leases say whether it lives then.
