@@ -499,7 +499,7 @@ func describe(r *store.Row, rules delivery.HeaderRules) string {
 		line("last status", strconv.Itoa(*r.LastStatusCode))
 	}
 	optional("last error", r.LastError)
-	line("endpoint", printable(r.HTTPMethod+" "+r.EndpointURL))
+	line("endpoint", printable(strings.ToUpper(r.HTTPMethod)+" "+r.EndpointURL))
 	line("organization", printable(r.OrganizationID))
 	optional("run", r.WorkflowRunID)
 	optional("node", r.WebhookNodeID)

@@ -248,7 +248,7 @@ func (r *statusReport) numbers(b *strings.Builder) {
 	line("ATTEMPTS", "%s", quantileText(recent.AttemptMS, "of those that delivered"))
 	line("DELIVERED", "%s", quantileText(recent.DeliveredMS, "after the INSERT, at the first attempt"))
 	if recent.Detoured > 0 {
-		line("", "%s", quantileText(recent.DetouredMS, fmt.Sprintf("of %d others that were held back, released or moved first", recent.Detoured)))
+		line("", "%s", quantileText(recent.DetouredMS, fmt.Sprintf("of %d more, which were held back, released or moved first", recent.Detoured)))
 	}
 	swept := "never, or long ago"
 	var last *time.Time
