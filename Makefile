@@ -7,7 +7,7 @@ CYCLONEDX_VERSION     := v1.10.0
 VERSION    := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 TESTFLAGS  ?=
 # The quick ones first: go test prints what each says in this order.
-ALL         = ./delivery/... ./migrations/... ./sweeper ./worker ./cmd/...
+ALL         = $$(go list ./... | grep -v /cmd/) ./cmd/...
 STAY       ?=
 BENCHFLAGS ?=
 ROWS       ?= 10000000

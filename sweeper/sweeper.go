@@ -103,17 +103,23 @@ func (s *Sweeper) Sweep(ctx context.Context) (Counts, error) {
 		s.reclaimed(ctx, &total, reclaimed)
 	}
 	var rested time.Duration
-	size := pageSize
+	size, largest := pageSize, maxPageSize
 	for page, n := (store.SweepPage{}), 1; !page.Last; n++ {
-		started := time.Now()
-		page, err = s.page(ctx, page.Next, size)
+		from, started := page.Next, time.Now()
+		page, err = s.page(ctx, from, size)
+		if err != nil && size > pageSize && ctx.Err() == nil {
+			// Perhaps it was too large for what it came upon. The next sweep would grow to it again, and come no further.
+			s.log.WarnContext(ctx, "a page of the sweep failed: trying again with a smaller one", "rows", size, "error", err)
+			size, largest = pageSize, pageSize
+			page, err = s.page(ctx, from, size)
+		}
 		if err != nil {
 			return total, fmt.Errorf("sweeper: %w", err)
 		}
 		failpoint.Hit(failpoint.AfterSweepPage)
 		took := time.Since(started)
 		if n >= unpacedPages {
-			size = sized(size, took)
+			size = min(sized(size, took), largest)
 		}
 		if pause := rest(n, page, took); !page.Last && rested < restingTime {
 			rested += pause

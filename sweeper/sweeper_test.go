@@ -147,6 +147,23 @@ func TestOneSweepDrains(t *testing.T) {
 		ON d.id = (j.args->>'delivery_id')::bigint AND d.claim = (j.args->>'claim')::bigint WHERE j.state = 'available' AND j.scheduled_at <= now()`))
 }
 
+// A page that is too large for what it comes upon is tried again with a smaller one: else every sweep would end there.
+func TestSweepGetsPastWhatIsSlow(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	const insert = `INSERT INTO riverhook.deliveries (endpoint_url) SELECT 'http://127.0.0.1:1/' FROM generate_series(1, 10000)`
+	db.Exec(t, insert)
+	db.Exec(t, `ALTER TABLE riverhook.deliveries DISABLE TRIGGER deliveries_enqueue; `+insert+`; ALTER TABLE riverhook.deliveries ENABLE TRIGGER deliveries_enqueue`)
+	db.Exec(t, `
+		CREATE FUNCTION too_many_at_once() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			IF (SELECT count(*) FROM inserted) > 1000 THEN RAISE query_canceled; END IF;
+			RETURN NULL;
+		END $$;
+		CREATE TRIGGER slow AFTER INSERT ON riverhook.river_job REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION too_many_at_once()`)
+	assert.Equal(t, sweeper.Counts{Overdue: 20000, Live: 10000, Requeued: 10000}, sweep(t, newSweeper(db)))
+}
+
 func TestOneSweepAtATime(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)

@@ -5,8 +5,8 @@
 //	devpg exec -- CMD ARGS   run CMD with TEST_DATABASE_URL set
 //
 // exec runs CMD as it is where TEST_DATABASE_URL is set already. Otherwise it
-// starts a throwaway server first and stops it afterwards. It ends with CMD's
-// exit code.
+// starts a throwaway server first and stops it afterwards. TEST_BUILD_DIR is a
+// directory that is removed at the end. It ends with CMD's exit code.
 package main
 
 import (
@@ -23,7 +23,9 @@ import (
 
 const (
 	urlEnv = "TEST_DATABASE_URL"
-	usage  = "usage: devpg install | devpg exec -- CMD ARGS..."
+	// buildEnv is where tests build programs, which goes when they are killed, too.
+	buildEnv = "TEST_BUILD_DIR"
+	usage    = "usage: devpg install | devpg exec -- CMD ARGS..."
 )
 
 func main() {
@@ -75,10 +77,10 @@ func execute(name string, args []string, signals <-chan os.Signal) (code int, er
 		}()
 		cmd.Env = append(cmd.Env, urlEnv+"="+server.URL("postgres"))
 	}
-	// What tests that are killed leave behind goes with it.
-	if dir, err := os.MkdirTemp("", "riverhook-tmp-"); err == nil {
+	// Not TMPDIR: it says where a server's data goes, too.
+	if dir, err := os.MkdirTemp("", "riverhook-tests-"); err == nil {
 		defer func() { _ = os.RemoveAll(dir) }()
-		cmd.Env = append(cmd.Env, "TMPDIR="+dir)
+		cmd.Env = append(cmd.Env, buildEnv+"="+dir)
 	}
 
 	if len(signals) > 0 {

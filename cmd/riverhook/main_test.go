@@ -26,7 +26,7 @@ var builtIn string
 // cannot be told to do. It is the same for all tests.
 var built = sync.OnceValues(func() (string, error) {
 	var err error
-	if builtIn, err = os.MkdirTemp("", "riverhook-built-"); err != nil {
+	if builtIn, err = os.MkdirTemp(os.Getenv("TEST_BUILD_DIR"), "riverhook-built-"); err != nil {
 		return "", err
 	}
 	path := filepath.Join(builtIn, "riverhook")

@@ -22,6 +22,9 @@ func (r *receiver) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// maxOrganization is how many bytes the schema takes.
+const maxOrganization = 800
+
 // pauseFlags are what a pause is for. What is not given is all; what is empty is a mistake (a variable that is not set),
 // and must not be taken for all.
 type pauseFlags struct {
@@ -34,6 +37,9 @@ type pauseFlags struct {
 func (f *pauseFlags) check() error {
 	if f.Organization != nil && *f.Organization == "" {
 		return errors.New("--organization: it is empty; leave it out to mean all of them")
+	}
+	if f.Organization != nil && len(*f.Organization) > maxOrganization {
+		return fmt.Errorf("--organization: longer than a delivery's can be (%d bytes)", maxOrganization)
 	}
 	return nil
 }

@@ -292,10 +292,12 @@ func TestMigrateDownBesideServe(t *testing.T) {
 	require.Equal(t, 0, code, stderr)
 	s := serve(t, db.URL, true)
 	require.Eventually(t, func() bool {
-		return len(s.logged("credentials or signing secrets cannot be opened: their deliveries wait, and are dead letters in the end (riverhook doctor)")) == 1
+		return len(s.logged("credentials or signing secrets cannot be opened (riverhook doctor says which and why)")) == 1
 	}, 10*time.Second, 10*time.Millisecond)
 	assert.Contains(t, fmt.Sprint(s.log()), "RIVERHOOK_SECRET_KEY is not set: set it to the one that this was sealed with")
-	r := on(t, db.URL, "migrate", "down", "--to", "0", "--yes")
+	r := on(t, db.URL, "migrate", "down", "--to", fmt.Sprint(migrations.Latest), "--yes")
+	assert.Equal(t, 0, r.code, "there is nothing to do: %s", r.err)
+	r = on(t, db.URL, "migrate", "down", "--to", "0", "--yes")
 	assert.Equal(t, 1, r.code)
 	assert.Contains(t, r.err, "riverhook serve is running: stop it first")
 	require.NoError(t, s.Process.Signal(syscall.SIGTERM))
@@ -317,8 +319,10 @@ func TestStop(t *testing.T) {
 	s := serve(t, db.URL, true)
 	id := pgtest.Scalar[int64](t, db, insertSQL, receiver.URL)
 	<-arrived
-	for range 3 { // GNU timeout, for one, signals both the process and its group: that is one request to stop, not two
-		require.NoError(t, s.Process.Signal(syscall.SIGTERM))
+	// GNU timeout, for one, signals both the process and its group: that is one request to stop, not two. Frozen meanwhile,
+	// the process finds both at once, however slowly they were sent.
+	for _, signal := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCONT} {
+		require.NoError(t, s.Process.Signal(signal))
 	}
 	require.Eventually(t, func() bool { return len(s.logged("stopping: attempts in flight may finish")) == 1 }, 10*time.Second, time.Millisecond)
 	assert.Equal(t, http.StatusServiceUnavailable, s.status("/readyz"))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Pause is what people hold back: the deliveries that match all of what is not nil. One with neither an origin nor an
@@ -46,7 +47,8 @@ RETURNING p.xmax = 0`
 func (s *Store) Pause(ctx context.Context, origin, organization, reason string) (created bool, err error) {
 	reason = Text(reason, MaxPauseReason)
 	err = s.db.QueryRow(ctx, s.sql(pauseSQL), null(origin), null(organization), null(reason), MaxPauses).Scan(&created)
-	if errors.Is(err, pgx.ErrNoRows) {
+	var pg *pgconn.PgError
+	if errors.Is(err, pgx.ErrNoRows) || errors.As(err, &pg) && pg.Code == "54000" { // of the trigger: another was inserted at the same time
 		return false, ErrTooManyPauses
 	}
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -112,7 +113,6 @@ func TestPauseTwiceAtOnce(t *testing.T) {
 	assert.Len(t, paused(t, b), 1)
 }
 
-// Nodes read all pauses there can be: there is no pause that they do not see.
 // What is inserted by hand holds back what it says, or is refused.
 func TestPausesBySQL(t *testing.T) {
 	t.Parallel()
@@ -135,9 +135,30 @@ func TestPausesBySQL(t *testing.T) {
 	}
 	_, err := db.Pool.Exec(ctx, `INSERT INTO riverhook.pauses (organization_id) SELECT i::text FROM generate_series(1, $1::int) i`, store.MaxPauses-3)
 	require.ErrorContains(t, err, fmt.Sprintf("more than %d pauses", store.MaxPauses))
-	db.Exec(t, `INSERT INTO riverhook.pauses (organization_id) SELECT i::text FROM generate_series(1, $1::int) i`, store.MaxPauses-4)
+	db.Exec(t, `INSERT INTO riverhook.pauses (organization_id) SELECT i::text FROM generate_series(1, $1::int) i`, store.MaxPauses-5)
+
+	// Several at a time do not count without each other.
+	var inserted atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			_, err := db.Pool.Exec(ctx, `INSERT INTO riverhook.pauses (organization_id) VALUES ($1)`, fmt.Sprint("late ", i))
+			if err == nil {
+				inserted.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	assert.EqualValues(t, 1, inserted.Load())
+	created, err := store.New(db.Pool, db.Schema).Pause(ctx, "https://a.example", "", "another reason")
+	require.NoError(t, err, "that is no further one")
+	assert.False(t, created)
+	db.Exec(t, `ALTER TABLE riverhook.pauses DISABLE TRIGGER USER; INSERT INTO riverhook.pauses (organization_id) VALUES ('more'); ALTER TABLE riverhook.pauses ENABLE TRIGGER USER`)
+	_, err = store.New(db.Pool, db.Schema).Pause(ctx, "https://a.example", "", "yet another")
+	require.NoError(t, err, "also where there are too many")
 }
 
+// Nodes read all pauses there can be: there is no pause that they do not see.
 func TestTooManyPauses(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

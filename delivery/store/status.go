@@ -20,7 +20,8 @@ const (
 	MaxStatusNodes = 100
 	// StatusWindow is what is recent.
 	StatusWindow = 5 * time.Minute
-	// NodeSilentAfter is how long a node, which looks after its peers every few seconds, may not have been seen without a word.
+	// NodeSilentAfter is how long after it was last seen a node still counts as running: it looks after its peers every few
+	// seconds. Later it is called silent.
 	NodeSilentAfter = 15 * time.Second
 )
 
@@ -81,7 +82,7 @@ type RecentStatus struct {
 	// application asked for included.
 	DeliveredMS *QuantilesMS `json:"delivered_ms"`
 	// Detoured succeeded at their first attempt as well, and are in DetouredMS instead: they were held back (by a pause, or for
-	// their receiver), claimed before and given back, or their time was changed.
+	// their receiver), claimed before and given back, given another job by a sweep, or their time was changed.
 	Detoured   int          `json:"detoured"`
 	DetouredMS *QuantilesMS `json:"detoured_ms"`
 }

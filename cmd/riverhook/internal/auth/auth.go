@@ -32,6 +32,9 @@ const (
 	// A remote address may fail failureBurst times, and once more every failureInterval.
 	failureBurst    = 10
 	failureInterval = 2 * time.Second
+	// And for sessions that are not there. Nobody guesses one; a page that refreshes itself may go on with one that has ended.
+	sessionFailureBurst    = 100
+	sessionFailureInterval = 100 * time.Millisecond
 	// maxAddresses bounds the addresses that are remembered for their failures.
 	maxAddresses = 10_000
 )
@@ -76,7 +79,7 @@ type Authenticator struct {
 	any   bool      // there is a token in the database,
 	asked time.Time // as it was then
 
-	failures failures
+	failures, sessionFailures failures
 }
 
 // key is what an entry is found by: the hash of what was sent, so that how long it takes to find it says nothing about
@@ -100,7 +103,8 @@ func New(st *store.Store, set credential.Secret) *Authenticator {
 		sum := sha256.Sum256([]byte(set.Reveal()))
 		a.set = &sum
 	}
-	a.failures.limits = make(map[netip.Prefix]*rate.Limiter)
+	a.failures = failures{limits: make(map[netip.Prefix]*rate.Limiter), burst: failureBurst, interval: failureInterval}
+	a.sessionFailures = failures{limits: make(map[netip.Prefix]*rate.Limiter), burst: sessionFailureBurst, interval: sessionFailureInterval}
 	return a
 }
 
@@ -130,8 +134,8 @@ func (a *Authenticator) Authenticate(ctx context.Context, remote netip.Addr, tok
 // setIdentity is who has the token of the settings.
 func setIdentity() Identity { return Identity{Name: SetTokenName, Scope: ScopeAdmin} }
 
-// authenticate looks up what was not looked up a moment ago. A session that is not there counts against nobody: no one guesses
-// 256 bits, and a browser that keeps an old one would lock out all who come from its address.
+// authenticate looks up what was not looked up a moment ago. A session that is not there does not count as a wrong token: a
+// browser that keeps an old one would lock out all who come from its address.
 func (a *Authenticator) authenticate(ctx context.Context, remote netip.Addr, k key, lookUp func(ctx context.Context, old *entry) (*entry, error)) (*Identity, error) {
 	now := a.now()
 	a.mu.Lock()
@@ -141,17 +145,19 @@ func (a *Authenticator) authenticate(ctx context.Context, remote netip.Addr, k k
 	if trusted {
 		return &e.identity, nil
 	}
-	if e == nil && !k.session { // who was good a moment ago does not wait because of others behind the same address
-		if wait := a.failures.wait(remote, now); wait > 0 {
+	failed := &a.failures
+	if k.session {
+		failed = &a.sessionFailures
+	}
+	if e == nil { // who was good a moment ago does not wait because of others behind the same address
+		if wait := failed.wait(remote, now); wait > 0 {
 			return nil, &TooManyError{RetryAfter: wait}
 		}
 	}
 	fresh, err := lookUp(ctx, e)
 	if errors.Is(err, ErrBadToken) {
 		a.forget(k)
-		if !k.session {
-			a.failures.add(remote, now)
-		}
+		failed.add(remote, now)
 	}
 	if err != nil {
 		return nil, err
@@ -267,10 +273,12 @@ func RemoteAddr(r *http.Request) netip.Addr {
 	return address.Addr().Unmap()
 }
 
-// failures are the wrong tokens of each address.
+// failures are the wrong tokens of each address: burst of them are free, and one more every interval.
 type failures struct {
-	mu     sync.Mutex
-	limits map[netip.Prefix]*rate.Limiter
+	mu       sync.Mutex
+	limits   map[netip.Prefix]*rate.Limiter
+	burst    int
+	interval time.Duration
 }
 
 // network is what counts as one address: who has one of IPv6 has a /64 of them.
@@ -295,7 +303,7 @@ func (f *failures) wait(remote netip.Addr, now time.Time) time.Duration {
 	if missing <= 0 {
 		return 0
 	}
-	return max(time.Duration(missing*float64(failureInterval)), time.Second)
+	return max(time.Duration(missing*float64(f.interval)), time.Second)
 }
 
 // add counts a failure.
@@ -308,7 +316,7 @@ func (f *failures) add(remote netip.Addr, now time.Time) {
 		if len(f.limits) >= maxAddresses {
 			f.drop(now)
 		}
-		limit = rate.NewLimiter(rate.Every(failureInterval), failureBurst)
+		limit = rate.NewLimiter(rate.Every(f.interval), f.burst)
 		f.limits[key] = limit
 	}
 	limit.AllowN(now, 1)
@@ -318,7 +326,7 @@ func (f *failures) add(remote netip.Addr, now time.Time) {
 // addresses then that one more or less does not matter.
 func (f *failures) drop(now time.Time) {
 	for key, limit := range f.limits {
-		if limit.TokensAt(now) >= failureBurst {
+		if limit.TokensAt(now) >= float64(f.burst) {
 			delete(f.limits, key)
 		}
 	}

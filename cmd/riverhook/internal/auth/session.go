@@ -40,25 +40,29 @@ func (a *Authenticator) Login(ctx context.Context, remote netip.Addr, token stri
 	_, _ = rand.Read(random) // never fails
 	session = base64.RawURLEncoding.EncodeToString(random)
 	hash := sha256.Sum256([]byte(session))
+	a.mu.Lock()
+	ended := a.ended
+	a.mu.Unlock()
 	err = a.store.AddSession(ctx, store.Session{
 		Hash: hash[:], TokenPrefix: identity.Prefix, TokenProof: proof(session, sha256.Sum256([]byte(token))),
 	}, SessionLength)
 	if err != nil {
 		return nil, "", err
 	}
+	a.remember(key{session: true, hash: hash}, &entry{identity: *identity, until: a.now().Add(trust), touched: a.now()}, ended)
 	return identity, session, nil
 }
 
 // Session says who is logged in. It is looked up as tokens are, so that nobody stays logged in whose token was revoked,
-// whichever node answers. Errors are those of Authenticate, but that nobody is refused for having failed too often.
-func (a *Authenticator) Session(ctx context.Context, session string) (*Identity, error) {
+// whichever node answers. Errors are those of Authenticate; sessions that are not there have a count of their own.
+func (a *Authenticator) Session(ctx context.Context, remote netip.Addr, session string) (*Identity, error) {
 	if session == "" {
 		return nil, ErrNoToken
 	}
 	if !sessionSyntax.MatchString(session) {
 		return nil, ErrBadToken
 	}
-	return a.authenticate(ctx, netip.Addr{}, key{session: true, hash: sha256.Sum256([]byte(session))}, func(ctx context.Context, old *entry) (*entry, error) {
+	return a.authenticate(ctx, remote, key{session: true, hash: sha256.Sum256([]byte(session))}, func(ctx context.Context, old *entry) (*entry, error) {
 		return a.lookUpSession(ctx, session, old)
 	})
 }

@@ -24,7 +24,7 @@ func TestSession(t *testing.T) {
 	identity, session, err := b.Login(ctx, here, token, ScopeRead)
 	require.NoError(t, err)
 	assert.Equal(t, &Identity{Name: "n", Prefix: prefix, Scope: ScopeOperate, Organization: "acme"}, identity)
-	same, err := b.Session(ctx, session)
+	same, err := b.Session(ctx, here, session)
 	require.NoError(t, err)
 	assert.Equal(t, identity, same)
 
@@ -32,13 +32,13 @@ func TestSession(t *testing.T) {
 	for _, a := range []*Authenticator{b.Authenticator, other} {
 		_, err = a.Authenticate(ctx, here, session)
 		require.ErrorIs(t, err, ErrBadToken, "it is no token, also while it is remembered")
-		_, err = a.Session(ctx, token)
+		_, err = a.Session(ctx, here, token)
 		require.ErrorIs(t, err, ErrBadToken, "and a token no session")
-		_, err = a.Session(ctx, session[:42]+"A")
+		_, err = a.Session(ctx, here, strings.Repeat("A", 43))
 		require.ErrorIs(t, err, ErrBadToken)
-		_, err = a.Session(ctx, "")
+		_, err = a.Session(ctx, here, "")
 		require.ErrorIs(t, err, ErrNoToken)
-		same, err = a.Session(ctx, session)
+		same, err = a.Session(ctx, here, session)
 		require.NoError(t, err)
 		assert.Equal(t, identity, same)
 	}
@@ -49,7 +49,7 @@ func TestSession(t *testing.T) {
 	_, err = b.store.RevokeToken(ctx, prefix, "")
 	require.NoError(t, err)
 	b.clock.Time = b.clock.Add(trust)
-	_, err = b.Session(ctx, session)
+	_, err = b.Session(ctx, here, session)
 	require.ErrorIs(t, err, ErrBadToken, "its token was revoked")
 }
 
@@ -63,13 +63,14 @@ func TestSessionEnds(t *testing.T) {
 	require.NoError(t, b.Logout(ctx, session))
 	require.NoError(t, b.Logout(ctx, session), "twice is the same")
 	require.NoError(t, b.Logout(ctx, "no session"))
-	_, err = b.Session(ctx, session)
+	_, err = b.Session(ctx, here, session)
 	require.ErrorIs(t, err, ErrBadToken, "logged out")
 
 	_, session, err = b.Login(ctx, here, token, ScopeRead)
 	require.NoError(t, err)
 	b.Exec(t, `UPDATE riverhook.sessions SET expires_at = now()`)
-	_, err = b.Session(ctx, session)
+	b.clock.Time = b.clock.Add(trust)
+	_, err = b.Session(ctx, here, session)
 	require.ErrorIs(t, err, ErrBadToken, "expired")
 	assert.InDelta(t, SessionLength.Seconds(), func() float64 {
 		_, _, err := b.Login(ctx, here, token, ScopeRead)
@@ -96,25 +97,31 @@ func TestSessionOfTheSettings(t *testing.T) {
 	_, session, err := a.Login(ctx, here, setToken, ScopeRead)
 	require.NoError(t, err)
 	for _, node := range []*Authenticator{a, New(b.store, credential.NewSecret(setToken))} {
-		identity, err := node.Session(ctx, session)
+		identity, err := node.Session(ctx, here, session)
 		require.NoError(t, err)
 		assert.Equal(t, &Identity{Name: SetTokenName, Scope: ScopeAdmin}, identity)
 	}
 	for _, changed := range []credential.Secret{{}, credential.NewSecret("a-token-of-the-settings-y")} {
-		_, err = New(b.store, changed).Session(ctx, session)
+		_, err = New(b.store, changed).Session(ctx, here, session)
 		require.ErrorIs(t, err, ErrBadToken)
 	}
 }
 
-// Sessions that have ended, of a page that asks again and again, keep nobody out.
-func TestOldSessionsCountAgainstNobody(t *testing.T) {
+// Sessions that have ended, of pages that ask again and again, do not keep anybody from logging in; and the database is not
+// asked about more of them than there can be of such pages.
+func TestOldSessionsKeepNobodyOut(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	ctx := context.Background()
-	for range 2 * failureBurst {
-		_, err := b.Session(ctx, strings.Repeat("A", 43))
+	for range sessionFailureBurst {
+		_, err := b.Session(ctx, here, strings.Repeat("A", 43))
 		require.ErrorIs(t, err, ErrBadToken)
 	}
+	var tooMany *TooManyError
+	_, err := b.Session(ctx, here, strings.Repeat("A", 43))
+	require.ErrorAs(t, err, &tooMany)
+	_, err = b.Session(ctx, here, "no session")
+	require.ErrorIs(t, err, ErrBadToken, "that asks nobody")
 	token, _ := b.add(t, ScopeRead, "", 0)
 	_, session, err := b.Login(ctx, here, token, ScopeRead)
 	require.NoError(t, err)
@@ -122,7 +129,7 @@ func TestOldSessionsCountAgainstNobody(t *testing.T) {
 		_, err := b.Authenticate(ctx, here, "wrong")
 		require.ErrorIs(t, err, ErrBadToken)
 	}
-	_, err = b.Session(ctx, session)
+	_, err = b.Session(ctx, here, session)
 	require.NoError(t, err, "nor do wrong tokens keep out who is logged in")
 }
 
@@ -137,13 +144,13 @@ func TestLogoutBesideRequests(t *testing.T) {
 		require.NoError(t, err)
 		var wg sync.WaitGroup
 		for range 4 {
-			wg.Go(func() { _, _ = b.Session(ctx, session) })
+			wg.Go(func() { _, _ = b.Session(ctx, here, session) })
 		}
 		require.NoError(t, b.Logout(ctx, session))
-		_, err = b.Session(ctx, session)
+		_, err = b.Session(ctx, here, session)
 		require.ErrorIs(t, err, ErrBadToken)
 		wg.Wait()
-		_, err = b.Session(ctx, session)
+		_, err = b.Session(ctx, here, session)
 		require.ErrorIs(t, err, ErrBadToken)
 	}
 }

@@ -22,7 +22,7 @@ const (
 
 // Identify says who is logged in, as auth.Authenticator.Session does.
 func (d *Dashboard) Identify(ctx context.Context, r *http.Request) (*auth.Identity, error) {
-	return d.Auth.Session(ctx, d.session(r))
+	return d.Auth.Session(ctx, auth.RemoteAddr(r), d.session(r))
 }
 
 // session is what the browser keeps of the log-in; empty: it does not. Over https, the other cookie counts for nothing: a

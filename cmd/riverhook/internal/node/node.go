@@ -377,19 +377,27 @@ func (n *Node) checkKeys(ctx context.Context) {
 	defer cancel()
 	cells, err := n.store.UsedCells(ctx, checkedCells)
 	if err != nil {
-		n.Log.Warn("cannot look whether the secrets can be opened", "error", err)
+		if !errors.Is(ctx.Err(), context.Canceled) {
+			n.Log.Warn("cannot look whether the secrets can be opened", "error", err)
+		}
 		return
 	}
-	closed := 0
+	closed := map[string]int{}
 	for _, c := range cells {
 		if _, openErr := n.Keys.Open(c.Cell, c.UUID, c.OrganizationID); openErr != nil {
-			closed, err = closed+1, openErr
+			closed[c.Kind]++
+			err = openErr
 		}
 	}
-	if closed > 0 {
-		n.Log.Warn("credentials or signing secrets cannot be opened: their deliveries wait, and are dead letters in the end (riverhook doctor)",
-			"closed", closed, "of", len(cells), "error", err)
+	if len(closed) == 0 {
+		return
 	}
+	then := "their deliveries wait, and are dead letters in the end"
+	if n.SendWithoutCredential && closed["credential"] > 0 {
+		then = "what such credentials are for is sent without them, and what such secrets are for waits"
+	}
+	n.Log.Warn("credentials or signing secrets cannot be opened (riverhook doctor says which and why)",
+		"credentials", closed["credential"], "signing_secrets", closed["secret"], "of", len(cells), "then", then, "error", err)
 }
 
 // enter makes this node known to its peers. The presence is nil where it has none: only leases say whether it lives then.
