@@ -181,7 +181,7 @@ func TestDoctorThroughPgBouncer(t *testing.T) {
 }
 
 // One that lets serve in, and gives its sessions to others, or keeps its locks to itself.
-func TestDoctorThroughPgBouncerThatIgnoresParameters(t *testing.T) {
+func TestPgBouncerThatIgnoresParameters(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	const ignored = "ignore_startup_parameters = default_transaction_isolation"
@@ -196,13 +196,21 @@ func TestDoctorThroughPgBouncerThatIgnoresParameters(t *testing.T) {
 	s := serve(t, through, false)
 	require.Eventually(t, func() bool {
 		for _, line := range s.log() {
-			if strings.Contains(fmt.Sprint(line["hint"], line["error"]), "RIVERHOOK_POLL_ONLY=true") {
+			if strings.Contains(fmt.Sprint(line["hint"]), "RIVERHOOK_POLL_ONLY=true") {
 				return true
 			}
 		}
 		return false
 	}, 30*time.Second, 10*time.Millisecond, "whatever goes wrong first, it says what to do")
+	assert.Equal(t, http.StatusServiceUnavailable, s.status("/readyz"))
+	assert.Empty(t, s.logged("delivering"))
 	assert.NotContains(t, fmt.Sprint(s.log()), "migrate grant")
+
+	receiver := newArrivals(t, nil)
+	serve(t, bouncer(t, db.URL, "session", 40, ignored), true)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ($1)`, receiver.URL)
+	eventually(t, db, 0, `SELECT count(*)::int FROM riverhook.deliveries WHERE status <> 'succeeded'`)
+	assert.Equal(t, 1, receiver.total(), "one that keeps sessions will do")
 }
 
 // In session mode it takes the setting, too.

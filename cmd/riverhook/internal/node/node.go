@@ -252,7 +252,7 @@ func (n *Node) hint(err error) []any {
 	var pg *pgconn.PgError
 	// One session's prepared statements in another's: 42P05 is one that is there already, 26000 one that is not.
 	mixed := errors.As(err, &pg) && (pg.Code == "42P05" || pg.Code == "26000")
-	if (mixed || RefusedByPooler(err)) && !n.PollOnly {
+	if (mixed || RefusedByPooler(err) || errors.Is(err, errSharedSessions)) && !n.PollOnly {
 		return []any{"hint", "this is PgBouncer, or another pooler: set RIVERHOOK_POLL_ONLY=true, or connect to Postgres itself (riverhook help pgbouncer)"}
 	}
 	return nil
@@ -400,6 +400,12 @@ func (n *Node) checkKeys(ctx context.Context) {
 		"credentials", closed["credential"], "signing_secrets", closed["secret"], "of", len(cells), "then", then, "error", err)
 }
 
+// notifyWait is how long a notification may take that says whether a pooler keeps sessions.
+const notifyWait = 2 * time.Second
+
+// errSharedSessions says that nothing works: what is prepared or listened to in a session is soon somebody else's.
+var errSharedSessions = errors.New("a pooler in between gives the sessions of this program to others")
+
 // enter makes this node known to its peers. The presence is nil where it has none: only leases say whether it lives then.
 func (n *Node) enter(ctx context.Context) (*worker.Presence, error) {
 	try, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -410,6 +416,9 @@ func (n *Node) enter(ctx context.Context) (*worker.Presence, error) {
 	presence := worker.NewPresence(n.pools.presence, n.store, n.Log, n.ID, n.Version, n.Progress)
 	err := presence.Take(try)
 	if errors.Is(err, store.ErrPooler) {
+		if arrived, err := n.store.TryNotify(ctx, n.ID, notifyWait); err != nil || !arrived {
+			return nil, errors.Join(errSharedSessions, err)
+		}
 		n.Log.Warn("what a node held that dies waits for the end of its lease: set RIVERHOOK_POLL_ONLY=true behind a pooler (riverhook help pgbouncer)", "error", err)
 		return nil, nil
 	}
