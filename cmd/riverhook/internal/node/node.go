@@ -346,7 +346,7 @@ func (n *Node) deliver(ctx context.Context) error {
 	defer n.watch.Close()
 	loops.Go(func() { w.Isolate(ctx) })
 	n.watch.CheckSigned(ctx)
-	n.checkKeys(ctx)
+	loops.Go(func() { n.checkKeys(ctx) })
 	loops.Go(func() { n.watch.Run(ctx) })
 	watch := sweeper.NewWatch(sweeper.WatchConfig{Store: n.store, Sweeper: n.NewSweeper(), Log: n.Log, Node: n.ID, Interval: n.SweepInterval})
 	loops.Go(func() { watch.Run(ctx) })

@@ -186,5 +186,6 @@ func TestWaitsForPostgres(t *testing.T) {
 	require.NoError(t, server.Restart(context.Background()))
 	db.Pool.Reset()
 	eventually(t, db, "succeeded", `SELECT status FROM riverhook.deliveries WHERE id = $1`, id)
-	require.NoError(t, n.Ready(context.Background()))
+	// The first delivery may be there before the node has said that it is ready.
+	require.Eventually(t, func() bool { return n.Ready(context.Background()) == nil }, 20*time.Second, 10*time.Millisecond)
 }
