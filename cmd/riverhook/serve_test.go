@@ -316,7 +316,7 @@ func TestStop(t *testing.T) {
 		<-open
 	}))
 	defer receiver.Close()
-	s := serve(t, db.URL, true)
+	s := serve(t, db.URL, true, "RIVERHOOK_LOG_LEVEL=debug")
 	id := pgtest.Scalar[int64](t, db, insertSQL, receiver.URL)
 	<-arrived
 	// GNU timeout, for one, signals both the process and its group: that is one request to stop, not two. Frozen meanwhile,
@@ -324,11 +324,12 @@ func TestStop(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGCONT} {
 		require.NoError(t, s.Process.Signal(signal))
 	}
-	require.Eventually(t, func() bool { return len(s.logged("stopping: attempts in flight may finish")) == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.logged("nothing more is fetched")) == 1 }, 10*time.Second, time.Millisecond)
 	assert.Equal(t, http.StatusServiceUnavailable, s.status("/readyz"))
 	later := pgtest.Scalar[int64](t, db, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ($1) RETURNING id`, receiver.URL)
 	close(open)
 	assert.Equal(t, 0, s.ended(t, 10*time.Second))
+	assert.Len(t, s.logged("stopping: attempts in flight may finish"), 1)
 	assert.Equal(t, "succeeded", pgtest.Scalar[string](t, db, `SELECT status FROM riverhook.deliveries WHERE id = $1`, id))
 	assert.True(t, pgtest.Scalar[bool](t, db, `SELECT status = 'pending' AND claimed_by IS NULL FROM riverhook.deliveries WHERE id = $1`, later))
 }

@@ -32,6 +32,7 @@ type front struct {
 	life  context.Context //nolint:containedctx // the node's, for what goes on between two fetches
 
 	mu      sync.Mutex
+	ended   bool      // nothing more is fetched
 	next    time.Time // when the last job that was fetched was scheduled
 	drained bool      // there was none after it
 	clock   time.Time // of the database, at; zero: nothing is known yet
@@ -47,6 +48,9 @@ type front struct {
 func (f *front) get(ctx context.Context, river riverdriver.Executor, p *riverdriver.JobGetAvailableParams) (*riverdriver.JobGetAvailableResult, error) {
 	f.mu.Lock() // River fetches of a queue once at a time
 	defer f.mu.Unlock()
+	if f.ended {
+		return &riverdriver.JobGetAvailableResult{}, nil
+	}
 	if f.clock.IsZero() || f.behind {
 		f.behind = false
 		result, err := river.JobGetAvailable(ctx, p)
@@ -73,6 +77,14 @@ func (f *front) get(ctx context.Context, river riverdriver.Executor, p *riverdri
 		go f.look(from)
 	}
 	return &riverdriver.JobGetAvailableResult{Jobs: jobs}, nil
+}
+
+// end waits for the fetch under way; no other one follows. River by itself begins its last one, and what that brings, some time
+// after it was told to stop.
+func (f *front) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended = true
 }
 
 // saw moves the front to the last of jobs, which are all that there are, up to limit.

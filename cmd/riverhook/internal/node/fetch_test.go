@@ -74,6 +74,11 @@ func TestFetchFromTheFront(t *testing.T) {
 	db.Exec(t, insert, 1)
 	db.Exec(t, `UPDATE riverhook.river_job SET priority = 4 WHERE args->>'delivery_id' = '14'`)
 	require.Eventually(t, func() bool { return slices.Equal([]int64{14}, fetch(5)) }, 10*time.Second, 10*time.Millisecond)
+
+	// The node stops.
+	f.end()
+	db.Exec(t, insert, 1)
+	assert.Empty(t, fetch(5))
 }
 
 // What is behind the front again and again does not keep what is in front of it from being fetched.

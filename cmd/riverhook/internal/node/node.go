@@ -331,7 +331,8 @@ func (n *Node) deliver(ctx context.Context) error {
 	if err := w.LoadPauses(ctx); err != nil {
 		return err
 	}
-	client, err := n.newClient(ctx, w, n.NewSweeper(), ended)
+	queue := &front{store: n.storeOn(n.pools.batches), life: ctx}
+	client, err := n.newClient(w, n.NewSweeper(), &driver{riverpgxv5.New(n.pools.river), ended, queue})
 	if err != nil {
 		return err
 	}
@@ -364,6 +365,8 @@ func (n *Node) deliver(ctx context.Context) error {
 	<-ctx.Done()
 	n.ready.Store(false)
 	n.Log.Info("stopping: attempts in flight may finish", "within", n.Timeout.String())
+	queue.end()
+	n.Log.Debug("nothing more is fetched")
 	<-client.Stopped()
 	return nil
 }
@@ -475,7 +478,7 @@ func (n *Node) newRetention() *sweeper.Retention {
 	return sweeper.NewRetention(sweeper.RetentionConfig{Store: n.store, Done: n.Retention, DeadLetter: n.RetentionDeadLetter, Log: n.Log, Progress: n.Progress})
 }
 
-func (n *Node) newClient(life context.Context, w *worker.Worker, s *sweeper.Sweeper, ended *endedJobs) (*river.Client[pgx.Tx], error) {
+func (n *Node) newClient(w *worker.Worker, s *sweeper.Sweeper, d *driver) (*river.Client[pgx.Tx], error) {
 	workers := river.NewWorkers()
 	river.AddWorker(workers, w)
 	river.AddWorker(workers, sweeper.NewWorker(s))
@@ -516,7 +519,7 @@ func (n *Node) newClient(life context.Context, w *worker.Worker, s *sweeper.Swee
 	if owns {
 		config.ReindexerIndexNames = append(config.ReindexerIndexNames, reindexed...)
 	}
-	return river.NewClient[pgx.Tx](&driver{riverpgxv5.New(n.pools.river), ended, &front{store: n.storeOn(n.pools.batches), life: life}}, config)
+	return river.NewClient[pgx.Tx](d, config)
 }
 
 func (n *Node) newUI(ctx context.Context, client *river.Client[pgx.Tx]) (*riverui.Handler, error) {
