@@ -1,16 +1,21 @@
 package worker
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // group is a group commit: whoever calls do while a flush is under way waits for the next one, which takes all that wait.
-// There is no timer: an idle group flushes a single member at once, and a busy one makes its batches as large as the
-// database makes its flushes slow.
+// An idle group flushes a single member at once, and a busy one makes its batches as large as the database makes its
+// flushes slow. There is no timer, unless it has a pace.
 type group[In, Out any] struct {
 	flush func([]In) []Out // the results stand in the members' order
 	size  int              // members of one flush at most
 	lanes int              // flushes under way at a time
+	pace  pace             // zero: none
 
 	mu      sync.Mutex
+	began   time.Time // the last flush
 	waiting []In
 	answers []chan Out // of those waiting, in their order
 	flying  int
@@ -29,6 +34,12 @@ func (g *group[In, Out]) do(in In) Out {
 	start := g.flying < g.lanes
 	if start {
 		g.flying++
+	}
+	if len(g.waiting) == g.pace.enough {
+		select {
+		case g.pace.reached <- struct{}{}:
+		default:
+		}
 	}
 	g.mu.Unlock()
 	if start {
@@ -49,6 +60,12 @@ func (g *group[In, Out]) fly() {
 			g.mu.Unlock()
 			return
 		}
+		if left := g.pace.every - time.Since(g.began); left > 0 && n < g.pace.enough {
+			g.mu.Unlock()
+			g.pace.wait(left)
+			continue
+		}
+		g.began = time.Now()
 		batch, answers := g.waiting[:n:n], g.answers[:n:n]
 		// What waits on moves to arrays of its own: those of the batch end with it.
 		g.waiting = append(make([]In, 0, max(len(g.waiting)-n, n)), g.waiting[n:]...)
@@ -58,5 +75,27 @@ func (g *group[In, Out]) fly() {
 		for i, out := range g.flush(batch) {
 			answers[i] <- out
 		}
+	}
+}
+
+// pace spares a busy database small batches: a flush begins not sooner than every after the one before, unless there are
+// enough for it. The first after a rest begins at once.
+type pace struct {
+	every   time.Duration
+	enough  int
+	reached chan struct{}
+}
+
+func newPace(every time.Duration, enough int) pace {
+	return pace{every, enough, make(chan struct{}, 1)}
+}
+
+// wait ends after d, or when there may be enough.
+func (p *pace) wait(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-p.reached:
 	}
 }

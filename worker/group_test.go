@@ -227,3 +227,35 @@ func TestGroupOfAThousand(t *testing.T) {
 		assert.Positive(t, most.Load())
 	}
 }
+
+// A group with a pace flushes the first member at once. Those that come right after it wait for their time, or until there
+// are enough of them.
+func TestGroupPace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const every, enough = 20 * time.Millisecond, 3
+		type flushed struct {
+			at  time.Duration
+			ins int
+		}
+		var all []flushed
+		start := time.Now()
+		g := &group[int, int]{size: 10, lanes: 1, pace: newPace(every, enough), flush: func(ins []int) []int {
+			all = append(all, flushed{time.Since(start), len(ins)})
+			return negatives(ins)
+		}}
+		var wg sync.WaitGroup
+		join(t, &wg, g, 1) // at once
+		join(t, &wg, g, 2) // after every
+		join(t, &wg, g, 3)
+		wg.Wait()
+		join(t, &wg, g, 4) // not before there are enough, or after every
+		join(t, &wg, g, 5)
+		join(t, &wg, g, 6)
+		wg.Wait()
+		time.Sleep(time.Second)
+		join(t, &wg, g, 7) // at once
+		wg.Wait()
+		assert.Equal(t, []flushed{{0, 1}, {every, 2}, {every, 3}, {every + time.Second, 1}}, all)
+	})
+}

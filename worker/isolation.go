@@ -129,7 +129,10 @@ func (w *Worker) isolate(ctx context.Context, at *isolated) (pause time.Duration
 		w.limiter.forget(at.loaded)
 	}
 	pause = isolationInterval
-	refused, paused := w.limiter.refusals(time.Now(), manyRefusals)
+	refused, mostly, paused := w.limiter.refusals(time.Now(), manyRefusals)
+	if !mostly {
+		clear(refused)
+	}
 	w.clearing.Store(len(refused) > 0)
 	var more bool
 	var err error

@@ -25,6 +25,8 @@ type limiter struct {
 	silent  int // of those, of origins that do not answer, when it was last looked at
 	failing bucket
 	pauses  []pause
+
+	admitted, refused int // deliveries, since refusals were last asked for
 }
 
 // pause matches what a person holds back; what is empty matches all.
@@ -155,12 +157,14 @@ func (l *limiter) admit(now time.Time, r store.Receiver, last bool) (hold store.
 		}
 		o.inFlight++
 		l.sending++
+		l.admitted++
 	case !last && (hold == store.HeldCrowded || hold == store.HeldNoAnswer && o.limit == l.share && now.Sub(o.since) < firstAnswer):
 		turn = make(chan struct{})
 		o.waiting = append(o.waiting, turn)
 		return hold, turn
 	default:
 		o.refused++
+		l.refused++
 	}
 	return hold, nil
 }
@@ -307,10 +311,12 @@ func (l *limiter) notComing(name string, n int) {
 }
 
 // refusals are the origins that at least so many deliveries were refused for since the last call, and why: there may be
-// more of them in the queue. paused says whether any were refused for a pause.
-func (l *limiter) refusals(now time.Time, least int) (origins map[string]store.HoldReason, paused bool) {
+// more of them in the queue. mostly says that more deliveries were refused than admitted, and paused that some were for a pause.
+func (l *limiter) refusals(now time.Time, least int) (origins map[string]store.HoldReason, mostly, paused bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	mostly = l.refused > l.admitted
+	l.refused, l.admitted = 0, 0
 	origins = make(map[string]store.HoldReason)
 	for name, o := range l.origins {
 		if o.refused >= least {
@@ -324,7 +330,7 @@ func (l *limiter) refusals(now time.Time, least int) (origins map[string]store.H
 		paused = paused || o.refused > 0 && len(l.pauses) > 0
 		o.refused = 0
 	}
-	return origins, paused
+	return origins, mostly, paused
 }
 
 // busy are the origins whose deliveries others may pass: they have more than their share in flight, or are held back.

@@ -172,9 +172,9 @@ func TestLimiterPacesOneThatFailsEveryAttempt(t *testing.T) {
 	l.roomFor("a", 5, false) // what is pulled comes out of the same pace
 	l.roomFor("a", 0, false) // and is not pulled twice
 	assert.Equal(t, failingPace*10/10, quick(1000))
-	origins, _ := l.refusals(l.now, 50)
+	origins, _, _ := l.refusals(l.now, 50)
 	assert.Equal(t, map[string]store.HoldReason{"a": store.HeldFailing}, origins)
-	origins, _ = l.refusals(l.now, 50)
+	origins, _, _ = l.refusals(l.now, 50)
 	assert.Empty(t, origins, "none since the last call")
 	// One success, and it is as any other.
 	l.now = l.now.Add(time.Second)
