@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -16,16 +17,18 @@ const (
 	isolationInterval, pausesInterval = 250 * time.Millisecond, time.Second
 	// heldReceivers are looked at in one round; the next one goes on where this one ended.
 	heldReceivers = 1000
-	// manyRefusals of an origin in one round are a sign of more in the queue; then the first clearSize jobs are looked at, and
-	// the next round follows at once if many of them were held back.
-	manyRefusals, clearSize = 50, 2000
-	// linger is how long a delivery keeps its place before it is held back, while the queue is cleared.
-	linger = 2 * isolationInterval
+	// manyRefusals of an origin between two rounds are a sign of more in the queue, which is cleared then: in pages of clearSize
+	// jobs, until one has few that are held back.
+	manyRefusals, clearSize, few = 50, 500, 50
+	// stay is how many of a page are not held back, so that a receiver that has recovered is noticed.
+	stay = 10
 	// What waits behind the backlog of a busy origin passes it: so many origins are looked at in one round, and so many of
 	// their deliveries pass.
 	passingOrigins, passing = 1000, 1000
-	// pullAgain is how soon the next round follows one that found more of a receiver that answers than it pulled.
-	pullAgain = 20 * time.Millisecond
+	// passingCleared is the same altogether while the queue is cleared: once, of all that came before that began.
+	passingCleared = 4000
+	// soon is when the next round follows one that found more of a receiver that answers than it pulled, and at the earliest.
+	soon = 20 * time.Millisecond
 	// isolationStatements have a statementTimeout each in one round: pauses, passing, pulling, clearing.
 	isolationStatements = 4
 )
@@ -54,12 +57,8 @@ func (w *Worker) admit(ctx context.Context, d *delivery.Delivery) store.HoldReas
 	return hold
 }
 
-// hold gives a claim back until the delivery is pulled. While the queue's front is cleared of such deliveries it keeps its
-// place for a while: to fetch, claim and hold them one by one costs several times as much.
-func (w *Worker) hold(ctx context.Context, r store.Release) {
-	if r.Hold != store.HeldPaused && w.clearing.Load() {
-		sleep(ctx, linger)
-	}
+// hold gives a claim back until the delivery is pulled.
+func (w *Worker) hold(r store.Release) {
 	if !w.holds.do(r) {
 		w.release(r)
 	}
@@ -100,15 +99,34 @@ func (w *Worker) LoadPauses(ctx context.Context) error {
 	return nil
 }
 
-// Isolate pulls held deliveries for which there is room, keeps the front of the queue clear of what would be held back, and
-// lets others pass the backlog of a busy origin, until ctx ends. What fails is tried again in the next round.
+// Isolate pulls held deliveries for which there is room, clears the queue of what would be held back, and lets others pass
+// the backlog of a busy origin, until ctx ends. What fails is tried again in the next round.
 func (w *Worker) Isolate(ctx context.Context) {
 	at, pause := isolated{loaded: time.Now()}, isolationInterval
-	for sleep(ctx, pause+rand.N(pause/5+1)) { //nolint:gosec // so that nodes take turns
+	for w.rest(ctx, pause+rand.N(pause/5+1)) { //nolint:gosec // so that nodes take turns
 		end := w.progress.Begin("isolation", isolationStatements*statementTimeout)
 		pause = w.isolate(ctx, &at)
 		end()
 	}
+}
+
+// rest ends after d, or before that when there are many refusals; it is false when ctx ends.
+func (w *Worker) rest(ctx context.Context, d time.Duration) bool {
+	if d <= soon {
+		return sleep(ctx, d)
+	}
+	if !sleep(ctx, soon) {
+		return false
+	}
+	more := time.NewTimer(d - soon)
+	defer more.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-w.limiter.many:
+	case <-more.C:
+	}
+	return true
 }
 
 // isolated is where a round of Isolate goes on from.
@@ -116,6 +134,38 @@ type isolated struct {
 	loaded   time.Time // when the pauses were
 	after    store.Receiver
 	passedBy string
+	clearing
+}
+
+// clearing is what the queue is being cleared of, if anything.
+type clearing struct {
+	refused map[string]store.HoldReason // for these origins
+	paused  bool                        // and what people hold back
+	since   time.Time                   // when it began
+	behind  store.QueuePosition         // it is clear up to there
+}
+
+func (c *clearing) any() bool { return len(c.refused) > 0 || c.paused }
+
+// Clearing is what the queue is being cleared of: deliveries for some origins, and those that are paused. They stand in
+// others' way, who are fetched meanwhile: those before a place behind which the queue is clear, and those that have come, or
+// have passed, since it began.
+type Clearing struct {
+	Origins []string
+	Since   time.Time
+	Behind  store.QueuePosition
+}
+
+// Clearing is what the queue is being cleared of, or nil.
+func (w *Worker) Clearing() *Clearing { return w.clearing.Load() }
+
+// tell lets Clearing know.
+func (w *Worker) tell(c *clearing) {
+	if !c.any() {
+		w.clearing.Store(nil)
+		return
+	}
+	w.clearing.Store(&Clearing{Origins: slices.Collect(maps.Keys(c.refused)), Since: c.since, Behind: c.behind})
 }
 
 // isolate is one round, and says how soon the next one is.
@@ -128,22 +178,18 @@ func (w *Worker) isolate(ctx context.Context, at *isolated) (pause time.Duration
 		}
 		w.limiter.forget(at.loaded)
 	}
+	w.refusals(&at.clearing)
 	pause = isolationInterval
-	refused, mostly, paused := w.limiter.refusals(time.Now(), manyRefusals)
-	if !mostly {
-		clear(refused)
-	}
-	w.clearing.Store(len(refused) > 0)
 	var more bool
 	var err error
-	at.passedBy, err = w.pass(ctx, at.passedBy, len(refused) > 0)
+	at.passedBy, err = w.pass(ctx, at.passedBy, at.any())
 	if err == nil {
-		if at.after, more, err = w.pull(ctx, at.after); more {
-			pause = pullAgain
+		if at.after, more, err = w.pull(ctx, at.after, at.refused); more {
+			pause = soon
 		}
 	}
-	if err == nil && (len(refused) > 0 || paused) {
-		if more, err = w.clear(ctx, refused); more {
+	if err == nil && at.any() {
+		if err = w.clear(ctx, &at.clearing); at.any() {
 			pause = 0
 		}
 	}
@@ -153,20 +199,55 @@ func (w *Worker) isolate(ctx context.Context, at *isolated) (pause time.Duration
 	return pause
 }
 
-// clear holds back what of the queue's front would be held back one by one. more says that there was a lot of it.
-func (w *Worker) clear(ctx context.Context, refused map[string]store.HoldReason) (more bool, err error) {
-	try, cancel := context.WithTimeout(ctx, statementTimeout)
-	defer cancel()
-	held, err := w.store.HoldQueued(try, refused, clearSize)
-	if held > 0 {
-		w.log.DebugContext(ctx, "held back", "deliveries", held)
+// refusals begins to clear the queue where most of what came from it was refused: of a mixed one, holding back by the page
+// takes more than it gives. An origin that is not refused any more is left in peace.
+func (w *Worker) refusals(c *clearing) {
+	now := time.Now()
+	refused, paused, mostly := w.limiter.refusals(now)
+	if !c.any() {
+		*c = clearing{refused: make(map[string]store.HoldReason), since: now}
 	}
-	return held >= clearSize/10, err
+	if c.any() || mostly {
+		maps.Copy(c.refused, refused)
+		c.paused = c.paused || paused
+	}
+	maps.DeleteFunc(c.refused, func(origin string, _ store.HoldReason) bool { return !w.limiter.refuses(now, origin) })
+	w.tell(c)
 }
 
-// pull gives held deliveries a job where there is room, of each origin for each organization in turn. more says that there
-// is more of one that answers.
-func (w *Worker) pull(ctx context.Context, after store.Receiver) (next store.Receiver, more bool, err error) {
+// clear clears the queue for as long as a round takes, or to its end. It rests as long as it works: nobody has to wait for it,
+// and what it does takes from the database what the others are sent with.
+func (w *Worker) clear(ctx context.Context, c *clearing) error {
+	but := stay
+	if c.paused { // by a person, who means all of it
+		but = 0
+	}
+	for began := time.Now(); time.Since(began) < isolationInterval; {
+		pageBegan := time.Now()
+		try, cancel := context.WithTimeout(ctx, statementTimeout)
+		page, err := w.store.HoldQueued(try, c.refused, c.behind, but, clearSize)
+		cancel()
+		took := time.Since(pageBegan)
+		if page.Held > 0 {
+			w.log.DebugContext(ctx, "held back", "deliveries", page.Held)
+		}
+		if err != nil || page.Seen < clearSize || page.Held < few {
+			*c = clearing{}
+			w.tell(c)
+			return err
+		}
+		c.behind = page.Last
+		w.tell(c)
+		if !sleep(ctx, min(took, isolationInterval)) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// pull gives held deliveries a job where there is room, of each origin for each organization in turn, but for those that the
+// queue is being cleared of. more says that there is more of one that answers.
+func (w *Worker) pull(ctx context.Context, after store.Receiver, refused map[string]store.HoldReason) (next store.Receiver, more bool, err error) {
 	try, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	receivers, err := w.store.HeldReceivers(try, after, heldReceivers)
@@ -180,6 +261,9 @@ func (w *Worker) pull(ctx context.Context, after store.Receiver) (next store.Rec
 	var pulls []store.Pull
 	var flowing []bool
 	for _, chunk := range byOrigin(receivers) {
+		if _, is := refused[chunk[0].Origin]; is {
+			continue
+		}
 		// What is there is shared out among the organizations; what one does not take is there again in the next round.
 		for i, r := range chunk {
 			if n, flows := w.limiter.room(now, r, maxPull/(len(chunk)-i)); n > 0 {
@@ -217,20 +301,20 @@ func byOrigin(receivers []store.Receiver) (groups [][]store.Receiver) {
 }
 
 // pass lets what waits behind a backlog pass it: that of an origin that has more than its share while all places are taken,
-// or of one whose deliveries are being held back.
-func (w *Worker) pass(ctx context.Context, after string, refused bool) (next string, err error) {
-	busy, crowded := w.limiter.busy(time.Now())
-	full := w.working.Load() >= int64(w.limiter.slots-w.limiter.reserve())
-	if !refused && (!crowded || !full) {
+// or, while the queue is cleared, that of those whose deliveries are held back.
+func (w *Worker) pass(ctx context.Context, after string, cleared bool) (next string, err error) {
+	held, full, crowded := w.limiter.busy(time.Now())
+	noPlace := w.working.Load() >= int64(w.limiter.slots-w.limiter.reserve())
+	if !cleared && (!crowded || !noPlace) {
 		return "", nil
+	}
+	busy, each, all := slices.Concat(held, full), w.limiter.share, passing
+	if cleared { // there is no share to keep to: they pass what is not sent
+		busy, each, all = held, passing, passingCleared
 	}
 	try, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	n := w.limiter.share
-	if refused { // there is no share to keep to: they pass what is not sent
-		n = passing
-	}
-	passed, next, err := w.store.LetPass(try, busy, after, n, passingOrigins, passing)
+	passed, next, err := w.store.LetPass(try, busy, after, each, passingOrigins, all, cleared)
 	if passed > 0 {
 		w.log.DebugContext(ctx, "others pass a backlog", "deliveries", passed)
 	}

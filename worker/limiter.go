@@ -15,7 +15,7 @@ import (
 //
 // A receiver that answers may use every place but those kept free for others. One that does not answer has its share at
 // most; each timeout halves that, and each answer doubles it again. One that fails every attempt, quickly or slowly, gets a
-// few attempts a second until one succeeds.
+// few attempts a second until one succeeds: as many as it has places.
 type limiter struct {
 	slots, share int
 
@@ -26,7 +26,9 @@ type limiter struct {
 	failing bucket
 	pauses  []pause
 
-	admitted, refused int // deliveries, since refusals were last asked for
+	refused, paused int           // deliveries, since refusals were last asked for; of those, for a pause
+	admitted        int           // since the first of them
+	many            chan struct{} // there is something in it when it is time to ask
 }
 
 // pause matches what a person holds back; what is empty matches all.
@@ -47,7 +49,7 @@ const (
 	leastFailures = 20
 	// failingPace is how many attempts a second one that fails gets, for each that it may have in flight; failingPaceInAll is the same
 	// for all of them together.
-	failingPace, failingPaceInAll = 5, 10
+	failingPace, failingPaceInAll = 1, 5
 	// comingFor is how long deliveries that were pulled are expected, on this node: another one may have taken them.
 	comingFor = 2 * time.Second
 	// forgetAfter is how long an origin without attempts is remembered, and maxOrigins how many are.
@@ -92,7 +94,7 @@ func (b *bucket) fill(now time.Time, rate, burst float64) {
 }
 
 func newLimiter(slots, share int) *limiter {
-	return &limiter{slots: slots, share: min(share, slots), origins: make(map[string]*origin)}
+	return &limiter{slots: slots, share: min(share, slots), origins: make(map[string]*origin), many: make(chan struct{}, 1)}
 }
 
 func (l *limiter) at(now time.Time, name string) *origin {
@@ -157,7 +159,9 @@ func (l *limiter) admit(now time.Time, r store.Receiver, last bool) (hold store.
 		}
 		o.inFlight++
 		l.sending++
-		l.admitted++
+		if l.refused > 0 {
+			l.admitted++
+		}
 	case !last && (hold == store.HeldCrowded || hold == store.HeldNoAnswer && o.limit == l.share && now.Sub(o.since) < firstAnswer):
 		turn = make(chan struct{})
 		o.waiting = append(o.waiting, turn)
@@ -165,6 +169,15 @@ func (l *limiter) admit(now time.Time, r store.Receiver, last bool) (hold store.
 	default:
 		o.refused++
 		l.refused++
+		if hold == store.HeldPaused {
+			l.paused++
+		}
+		if o.refused%manyRefusals == 0 && l.refused > l.admitted {
+			select {
+			case l.many <- struct{}{}:
+			default:
+			}
+		}
 	}
 	return hold, nil
 }
@@ -310,45 +323,58 @@ func (l *limiter) notComing(name string, n int) {
 	}
 }
 
-// refusals are the origins that at least so many deliveries were refused for since the last call, and why: there may be
-// more of them in the queue. mostly says that more deliveries were refused than admitted, and paused that some were for a pause.
-func (l *limiter) refusals(now time.Time, least int) (origins map[string]store.HoldReason, mostly, paused bool) {
+// refusals are the origins that many deliveries were refused for since the last call, and why: there may be more of them in
+// the queue. paused says whether so many were refused for pauses, and mostly whether, since the first refusal,
+// more were refused than admitted.
+func (l *limiter) refusals(now time.Time) (origins map[string]store.HoldReason, paused, mostly bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	mostly = l.refused > l.admitted
-	l.refused, l.admitted = 0, 0
 	origins = make(map[string]store.HoldReason)
 	for name, o := range l.origins {
-		if o.refused >= least {
-			switch {
-			case l.fails(o):
-				origins[name] = store.HeldFailing
-			case o.limit < l.share || o.inFlight >= o.limit && !o.answers(now):
-				origins[name] = store.HeldNoAnswer
-			}
+		if reason := l.lasting(now, o); o.refused >= manyRefusals && reason != store.NotHeld {
+			origins[name] = reason
 		}
-		paused = paused || o.refused > 0 && len(l.pauses) > 0
 		o.refused = 0
 	}
-	return origins, mostly, paused
+	paused, mostly = l.paused >= manyRefusals, l.refused > l.admitted
+	l.refused, l.paused, l.admitted = 0, 0, 0
+	return origins, paused, mostly
 }
 
-// busy are the origins whose deliveries others may pass: they have more than their share in flight, or are held back.
-// crowded says whether any has more than its share.
-func (l *limiter) busy(now time.Time) (names []string, crowded bool) {
+// lasting is why most of an origin's deliveries are refused for a while, or NotHeld.
+func (l *limiter) lasting(now time.Time, o *origin) store.HoldReason {
+	switch {
+	case l.fails(o):
+		return store.HeldFailing
+	case o.limit < l.share || o.inFlight >= o.limit && !o.answers(now):
+		return store.HeldNoAnswer
+	}
+	return store.NotHeld
+}
+
+// refuses says whether most of an origin's deliveries are refused for a while.
+func (l *limiter) refuses(now time.Time, name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := l.origins[name]
+	return o != nil && l.lasting(now, o) != store.NotHeld
+}
+
+// busy are the origins whose deliveries others may pass: they are held back, or have as much as their share in flight. crowded
+// says whether any that answers has more than that.
+func (l *limiter) busy(now time.Time) (held, full []string, crowded bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, o := range l.origins {
+		crowded = crowded || o.inFlight > l.share
 		switch {
-		case o.inFlight > l.share:
-			crowded = true
-		case o.inFlight >= l.share, l.fails(o), o.limit < l.share, o.inFlight > 0 && !o.answers(now) && now.Sub(o.since) > firstAnswer:
-		default:
-			continue
+		case l.lasting(now, o) != store.NotHeld, o.inFlight > 0 && !o.answers(now) && now.Sub(o.since) > firstAnswer:
+			held = append(held, name)
+		case o.inFlight >= l.share:
+			full = append(full, name)
 		}
-		names = append(names, name)
 	}
-	return names, crowded
+	return held, full, crowded
 }
 
 func (l *limiter) setPauses(pauses []pause) {

@@ -169,12 +169,12 @@ func TestLimiterPacesOneThatFailsEveryAttempt(t *testing.T) {
 	assert.Equal(t, 10, quick(1000), "its share at once")
 	l.roomFor("a", 0, false)
 	l.now = l.now.Add(100 * time.Millisecond)
-	l.roomFor("a", 5, false) // what is pulled comes out of the same pace
-	l.roomFor("a", 0, false) // and is not pulled twice
+	l.roomFor("a", failingPace, false) // what is pulled comes out of the same pace
+	l.roomFor("a", 0, false)           // and is not pulled twice
 	assert.Equal(t, failingPace*10/10, quick(1000))
-	origins, _, _ := l.refusals(l.now, 50)
+	origins, _, _ := l.refusals(l.now)
 	assert.Equal(t, map[string]store.HoldReason{"a": store.HeldFailing}, origins)
-	origins, _, _ = l.refusals(l.now, 50)
+	origins, _, _ = l.refusals(l.now)
 	assert.Empty(t, origins, "none since the last call")
 	// One success, and it is as any other.
 	l.now = l.now.Add(time.Second)
@@ -240,17 +240,20 @@ func TestLimiterBusy(t *testing.T) {
 	l := newLimited(t)
 	l.wants("quick", 1, 1, store.NotHeld)
 	l.end("quick", 1, time.Millisecond, succeeded)
-	_, crowded := l.busy(l.now)
+	_, _, crowded := l.busy(l.now)
 	assert.False(t, crowded)
 	l.wants("quick", 11, 11, store.NotHeld)
 	l.wants("fresh", 3, 3, store.NotHeld)
-	names, crowded := l.busy(l.now)
+	l.wants("hangs", 11, 10, store.HeldNoAnswer)
+	held, full, crowded := l.busy(l.now)
 	assert.True(t, crowded)
-	assert.Equal(t, []string{"quick"}, names)
+	assert.Equal(t, []string{"quick"}, full)
+	assert.Equal(t, []string{"hangs"}, held)
 	// One that has not answered for a while gains nothing by passing others.
 	l.now = l.now.Add(firstAnswer + 1)
-	names, _ = l.busy(l.now)
-	assert.ElementsMatch(t, []string{"quick", "fresh"}, names)
+	held, full, _ = l.busy(l.now)
+	assert.Equal(t, []string{"quick"}, full)
+	assert.ElementsMatch(t, []string{"fresh", "hangs"}, held)
 }
 
 func TestLimiterForgets(t *testing.T) {
@@ -342,4 +345,43 @@ func TestLimiterRoom(t *testing.T) {
 	}
 	assert.LessOrEqual(t, total, failingPaceInAll*10/2, "of all of them together")
 	assert.GreaterOrEqual(t, total, failingPaceInAll*10/2-10)
+}
+
+// Many refusals are a sign of more in the queue, if they are most of what came from it since they began.
+func TestLimiterManyRefusals(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		healthy int // for each that is refused
+		mostly  bool
+	}{"a backlog": {0, true}, "a mixed one": {2, false}} {
+		l := newLimited(t)
+		l.wants("other", 50, 10, store.HeldNoAnswer) // before anything is known: as many as there were
+		l.end("other", 10, time.Millisecond, succeeded)
+		l.wants("hangs", 10, 10, store.NotHeld)
+		l.refusals(l.now)
+		select {
+		case <-l.many:
+		default:
+		}
+		for range manyRefusals {
+			l.wants("hangs", 1, 0, store.HeldNoAnswer)
+			l.wants("other", c.healthy, c.healthy, store.NotHeld)
+			l.end("other", c.healthy, time.Millisecond, succeeded)
+		}
+		select {
+		case <-l.many:
+			assert.True(t, c.mostly, name)
+		default:
+			assert.False(t, c.mostly, name)
+		}
+		origins, paused, mostly := l.refusals(l.now)
+		assert.Equal(t, map[string]store.HoldReason{"hangs": store.HeldNoAnswer}, origins, name)
+		assert.Equal(t, c.mostly, mostly, name)
+		assert.False(t, paused, name)
+		assert.True(t, l.refuses(l.now, "hangs"), name)
+		assert.False(t, l.refuses(l.now, "other"), name)
+		assert.False(t, l.refuses(l.now, "unknown"), name)
+		l.end("hangs", 1, time.Second, succeeded)
+		assert.False(t, l.refuses(l.now, "hangs"), name)
+	}
 }

@@ -77,8 +77,8 @@ type Worker struct {
 	records  group[store.Attempt, record]
 	holds    group[store.Release, bool]
 	limiter  *limiter
-	working  atomic.Int64     // jobs that have a place
-	clearing atomic.Bool      // the queue's front is being cleared of what would be held back
+	working  atomic.Int64 // jobs that have a place
+	clearing atomic.Pointer[Clearing]
 	suspects [2]chan struct{} // places for deliveries whose last attempts were abandoned: SuspectFrom in a row, and more
 
 	mu         sync.Mutex
@@ -317,7 +317,7 @@ func (w *Worker) begin(ctx context.Context, c *claim, job int64) (begun bool, er
 			w.release(store.Release{Fence: c.delivery.Fence()})
 			return false, context.Cause(ctx)
 		}
-		w.hold(ctx, store.Release{Fence: c.delivery.Fence(), Job: job, Hold: hold})
+		w.hold(store.Release{Fence: c.delivery.Fence(), Job: job, Hold: hold})
 		return false, nil
 	}
 	if mayBegin := w.fetchPayload(ctx, c.delivery) && ctx.Err() == nil && !w.tooLate(c); !mayBegin {

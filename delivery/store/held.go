@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // HoldReason says why a delivery is held back: due, but without a job, a claim or a connection, until a node pulls it. It
@@ -120,24 +121,21 @@ func (s *Store) Pull(ctx context.Context, pulls []Pull) ([]int, error) {
 	return pulled, nil
 }
 
-// holdQueuedSQL looks at the front of the queue, where what is held back would be in everyone's way. Rows of other origins
-// are read, not locked: their claims must not find them busy.
+// holdQueuedSQL: rows of other origins are read, not locked: their claims must not find them busy.
 const holdQueuedSQL = `
-WITH front AS MATERIALIZED (
-    SELECT j.id AS job, (j.args->>'delivery_id')::bigint AS id, (j.args->>'claim')::bigint AS claim
+WITH page AS MATERIALIZED (
+    SELECT j.id AS job, j.scheduled_at, ` + deliveryOfJob + ` AS id, CASE WHEN j.args->>'claim' ~ '^[0-9]{1,18}$' THEN (j.args->>'claim')::bigint END AS claim
       FROM {schema}.river_job j
-     WHERE j.state = 'available' AND j.queue = 'webhooks' AND j.scheduled_at <= now() AND j.kind = 'deliver_webhook'
-     ORDER BY j.priority, j.scheduled_at, j.id
-     LIMIT $3
+     WHERE j.state = 'available' AND j.queue = 'webhooks' AND j.priority = 1 AND (j.scheduled_at, j.id) > ($3, $4::bigint) AND j.scheduled_at <= now()
+     ORDER BY j.scheduled_at, j.id
+     LIMIT $6
 ), meant AS MATERIALIZED (
     SELECT f.job, f.id, f.claim, CASE WHEN h.reason IS NOT NULL THEN h.reason ELSE 'paused' END AS reason
-      FROM front f
+      FROM page f
      CROSS JOIN LATERAL (SELECT d.endpoint_origin, d.organization_id FROM {schema}.deliveries d WHERE d.id = f.id OFFSET 0) d
       LEFT JOIN unnest($1::text[], $2::text[]) AS h (origin, reason) ON h.origin = d.endpoint_origin
-     WHERE h.origin IS NOT NULL
-        OR EXISTS (SELECT FROM {schema}.pauses p
-                    WHERE (p.endpoint_origin IS NULL OR p.endpoint_origin = d.endpoint_origin)
-                      AND (p.organization_id IS NULL OR p.organization_id = d.organization_id) AND d.endpoint_origin IS NOT NULL)
+     WHERE h.origin IS NOT NULL OR ` + pausedReceiver + `
+    OFFSET $5
 ), locked AS (
     SELECT d.id, m.job, m.reason
       FROM meant m
@@ -159,22 +157,33 @@ WITH front AS MATERIALIZED (
              WHERE k.state = 'available') k
      WHERE j.id = k.id
 )
-SELECT count(*) FROM held`
+SELECT (SELECT count(*) FROM held), count(*), coalesce(max(p.scheduled_at), '-infinity'),
+       coalesce((SELECT l.job FROM page l ORDER BY l.scheduled_at DESC, l.job DESC LIMIT 1), 0)
+  FROM page p`
 
-// HoldQueued holds back, of the first limit jobs of the queue, those for the given origins and those that are paused. It
-// says how many.
-func (s *Store) HoldQueued(ctx context.Context, origins map[string]HoldReason, limit int) (held int, err error) {
+// QueueCleared is what a call of HoldQueued did.
+type QueueCleared struct {
+	Held, Seen int           // of the jobs seen
+	Last       QueuePosition // of those; where there were none, it means nothing
+}
+
+// HoldQueued holds back, of the first limit jobs of the queue after a place in it, those for the given origins and those that
+// are paused, but for the first few, so many.
+func (s *Store) HoldQueued(ctx context.Context, origins map[string]HoldReason, after QueuePosition, but, limit int) (c QueueCleared, err error) {
 	names, reasons := make([]string, 0, len(origins)), make([]string, 0, len(origins))
 	for origin, reason := range origins {
 		names, reasons = append(names, origin), append(reasons, string(reason))
 	}
 	err = s.inBatchTx(ctx, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, s.sql(holdQueuedSQL), names, reasons, limit).Scan(&held)
+		var last pgtype.Timestamptz
+		err := tx.QueryRow(ctx, s.sql(holdQueuedSQL), names, reasons, after.ScheduledAt, after.ID, but, limit).Scan(&c.Held, &c.Seen, &last, &c.Last.ID)
+		c.Last.ScheduledAt = last.Time
+		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("store: hold what is queued: %w", err)
+		return QueueCleared{}, fmt.Errorf("store: hold what is queued: %w", err)
 	}
-	return held, nil
+	return c, nil
 }
 
 // letPassSQL jumps from origin to origin in the index that has the due times of each: the first of an origin's tells whether
@@ -204,10 +213,10 @@ WITH RECURSIVE origins AS (
            SELECT d.id, d.claim
              FROM {schema}.deliveries d
             WHERE d.status = 'pending' AND d.endpoint_origin = o.endpoint_origin AND d.scheduled_for <= now()
-              AND d.claimed_by IS NULL AND d.held_since IS NULL
+              AND d.claimed_by IS NULL AND d.held_since IS NULL AND NOT ($6 AND ` + pausedReceiver + `)
             ORDER BY d.scheduled_for
             LIMIT $2) d
-     WHERE o.scheduled_for <= now() AND o.endpoint_origin <> ALL ($1::text[])
+     WHERE o.scheduled_for <= now() AND o.endpoint_origin <> ALL (coalesce($1::text[], '{}'))
      LIMIT $4
 ), front AS (
     SELECT min(f.scheduled_at) AS at
@@ -226,10 +235,11 @@ WITH RECURSIVE origins AS (
               AND j.unique_key IS NOT NULL AND j.unique_states IS NOT NULL AND {schema}.river_job_state_in_bitmask(j.unique_states, j.state)
             LIMIT 1) j
      CROSS JOIN LATERAL (SELECT k.id, k.state, k.scheduled_at FROM {schema}.river_job k WHERE k.id = j.id OFFSET 0 FOR UPDATE SKIP LOCKED) k
-     WHERE k.state = 'available' AND k.scheduled_at > (SELECT f.at FROM front f)
+     WHERE k.state = 'available'
+       AND CASE WHEN $6 THEN k.scheduled_at < now() - interval '50 milliseconds' ELSE k.scheduled_at > (SELECT f.at FROM front f) END
 ), moved AS (
     UPDATE {schema}.river_job j
-       SET scheduled_at = (SELECT f.at FROM front f) - interval '1 millisecond'
+       SET scheduled_at = CASE WHEN $6 THEN now() ELSE (SELECT f.at FROM front f) - interval '1 millisecond' END
       FROM passing p
      WHERE j.id = p.id
     RETURNING j.id
@@ -237,11 +247,12 @@ WITH RECURSIVE origins AS (
 SELECT (SELECT count(*) FROM moved), CASE WHEN count(*) = $3 THEN max(s.endpoint_origin) ELSE '' END FROM seen s`
 
 // LetPass moves jobs to the front of the queue that wait behind the busy origins' backlog: of each other origin up to n, and
-// up to limit altogether. What is at the very front stays there. It looks at up to origins of them after one, and says how
-// many passed, and after which one to go on: "" is the first.
-func (s *Store) LetPass(ctx context.Context, busy []string, after string, n, origins, limit int) (passed int, next string, err error) {
+// up to limit altogether. What is at the very front stays there. With beyond, those that have waited for more than a moment,
+// and are not paused, are moved to the queue's end instead: that is where deliveries are fetched while the queue is cleared. It looks at up to
+// origins of them after one, and says how many passed, and after which one to go on: "" is the first.
+func (s *Store) LetPass(ctx context.Context, busy []string, after string, n, origins, limit int, beyond bool) (passed int, next string, err error) {
 	err = s.inBatchTx(ctx, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, s.sql(letPassSQL), busy, n, origins, limit, after).Scan(&passed, &next)
+		return tx.QueryRow(ctx, s.sql(letPassSQL), busy, n, origins, limit, after, beyond).Scan(&passed, &next)
 	})
 	if err != nil {
 		return 0, after, fmt.Errorf("store: let others pass: %w", err)

@@ -2,7 +2,10 @@ package store_test
 
 import (
 	"context"
+	"encoding/json"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -36,15 +39,27 @@ func TestHoldQueuedAndPull(t *testing.T) {
 		UPDATE riverhook.deliveries SET status = 'canceled' WHERE webhook_name = 'canceled';
 		INSERT INTO riverhook.pauses (organization_id) VALUES ('acme')`)
 
-	held, err := st.HoldQueued(ctx, map[string]store.HoldReason{"http://hangs": store.HeldNoAnswer}, 100)
+	// What somebody wrote into the queue by hand is in nobody's way.
+	db.Exec(t, `INSERT INTO riverhook.river_job (kind, args, queue, max_attempts, scheduled_at, state) VALUES ('deliver_webhook', '{"delivery_id": "x"}', 'webhooks', 1, now(), 'available')`)
+	hangs := map[string]store.HoldReason{"http://hangs": store.HeldNoAnswer}
+	cleared, err := st.HoldQueued(ctx, hangs, store.QueuePosition{}, 0, 100)
 	require.NoError(t, err)
-	assert.Equal(t, 3, held)
+	assert.Equal(t, []int{3, 8}, []int{cleared.Held, cleared.Seen})
+	last := store.QueuePosition{
+		ScheduledAt: pgtest.Scalar[time.Time](t, db, `SELECT max(scheduled_at) FROM riverhook.river_job WHERE state = 'available'`),
+		ID:          pgtest.Scalar[int64](t, db, `SELECT id FROM riverhook.river_job WHERE state = 'available' ORDER BY scheduled_at DESC, id DESC LIMIT 1`),
+	}
+	assert.True(t, last.ScheduledAt.Equal(cleared.Last.ScheduledAt))
+	assert.Equal(t, last.ID, cleared.Last.ID)
 	assert.Equal(t, []string{
 		"hangs, due last 1 no_answer 0", "hangs 1 no_answer 0", "other 0 - 1", "later 0 - 0", "claimed 1 - 0", "canceled 0 - 1", "paused 1 paused 0", "no URL 0 - 1",
 	}, pgtest.Column[string](t, db, heldRowsSQL))
-	held, err = st.HoldQueued(ctx, map[string]store.HoldReason{"http://hangs": store.HeldNoAnswer}, 100)
+	cleared, err = st.HoldQueued(ctx, hangs, store.QueuePosition{}, 0, 100)
 	require.NoError(t, err)
-	assert.Zero(t, held)
+	assert.Equal(t, []int{0, 5}, []int{cleared.Held, cleared.Seen})
+	cleared, err = st.HoldQueued(ctx, hangs, last, 0, 100)
+	require.NoError(t, err)
+	assert.Zero(t, cleared.Seen, "there is none after the last")
 
 	// A sweep knows that they have no job on purpose.
 	page, err := st.SweepPage(ctx, store.SweepCursor{}, 100, nil)
@@ -79,6 +94,57 @@ func TestHoldQueuedAndPull(t *testing.T) {
 	assert.Equal(t, "paused 2 - 1", pgtest.Column[string](t, db, heldRowsSQL)[6])
 }
 
+// What is cleared of the queue goes on after a place, and leaves the first few. What is not held back is fetched meanwhile:
+// what is before that place, and beyond it what is not held back.
+func TestFetchWhileTheQueueIsCleared(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.MayHaveProblems(t, "jobs are fetched and never worked")
+	st := store.New(db.Pool, db.Schema)
+	ctx := context.Background()
+	for range 3 {
+		db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://fails/'), ('http://fails/'), ('http://other/'), ('http://fails/'), ('nonsense')`)
+	}
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, organization_id) VALUES ('http://other/', 'acme'), ('http://other/', 'acme')`)
+	db.Exec(t, `INSERT INTO riverhook.pauses (organization_id) VALUES ('acme')`)
+	db.Exec(t, `INSERT INTO riverhook.river_job (kind, args, queue, max_attempts, scheduled_at, state) VALUES ('deliver_webhook', '{"delivery_id": "x"}', 'webhooks', 1, now(), 'available')`)
+	fails := map[string]store.HoldReason{"http://fails": store.HeldFailing}
+	ids := func(jobs []store.FetchedJob, err error) (ids []int64) {
+		require.NoError(t, err)
+		for _, j := range jobs {
+			var args struct {
+				ID any `json:"delivery_id"`
+			}
+			require.NoError(t, json.Unmarshal(j.Args, &args))
+			id, _ := args.ID.(float64) // 0: what somebody wrote
+			ids = append(ids, int64(id))
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	held := func() []int64 {
+		return pgtest.Column[int64](t, db, `SELECT id FROM riverhook.deliveries WHERE held_since IS NOT NULL ORDER BY id`)
+	}
+	by := store.Fetcher{Node: "a-node", Nodes: 100}
+	cleared, err := st.HoldQueued(ctx, fails, store.QueuePosition{}, 1, 7)
+	require.NoError(t, err)
+	assert.Equal(t, []int{4, 7}, []int{cleared.Held, cleared.Seen})
+	assert.Equal(t, []int64{2, 4, 6, 7}, held())
+	assert.Equal(t, []int64{1, 3, 5}, ids(st.FetchBetween(ctx, by, store.QueuePosition{}, cleared.Last, 100)))
+	assert.Empty(t, ids(st.FetchBetween(ctx, by, store.QueuePosition{}, cleared.Last, 100)))
+	assert.Equal(t, []int64{8}, ids(st.FetchExcept(ctx, by, time.Time{}, []string{"http://fails"}, 1)))
+	assert.Equal(t, []int64{9}, ids(st.FetchExcept(ctx, by, time.Time{}, nil, 1)), "no origin, but what is paused")
+	assert.Equal(t, []int64{10}, ids(st.FetchExcept(ctx, by, time.Time{}, []string{"http://fails"}, 1)))
+	assert.Equal(t, []int64{0, 13, 15}, ids(st.FetchExcept(ctx, by, time.Time{}, []string{"http://fails"}, 100)))
+	before := cleared.Last
+	cleared, err = st.HoldQueued(ctx, fails, before, 0, 100)
+	require.NoError(t, err)
+	assert.Equal(t, []int{5, 5}, []int{cleared.Held, cleared.Seen})
+	assert.Equal(t, []int64{2, 4, 6, 7, 11, 12, 14, 16, 17}, held())
+	assert.Equal(t, []string{"paused"}, pgtest.Column[string](t, db, `SELECT DISTINCT held_reason FROM riverhook.deliveries WHERE id > 15`))
+	assert.Empty(t, ids(st.Fetch(ctx, by, time.Time{}, 100)))
+}
+
 func TestLetPass(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -90,7 +156,7 @@ func TestLetPass(t *testing.T) {
 	db.Exec(t, `UPDATE riverhook.deliveries SET held_since = now() WHERE id = (SELECT min(id) FROM riverhook.deliveries WHERE endpoint_url = 'http://a/')`)
 	for _, limits := range []struct{ each, origins, altogether, passed int }{{3, 100, 1, 1}, {3, 1, 1000, 2}, {3, 100, 1000, 4}} {
 		// What passed before passes again, but for what is at the very front.
-		passed, next, err := st.LetPass(ctx, []string{"http://busy"}, "", limits.each, limits.origins, limits.altogether)
+		passed, next, err := st.LetPass(ctx, []string{"http://busy"}, "", limits.each, limits.origins, limits.altogether, false)
 		require.NoError(t, err)
 		assert.Equal(t, limits.passed, passed)
 		assert.Equal(t, limits.origins == 1, next == "http://a")
@@ -99,6 +165,16 @@ func TestLetPass(t *testing.T) {
 		SELECT d.endpoint_url FROM riverhook.river_job j JOIN riverhook.deliveries d ON d.id = (j.args->>'delivery_id')::bigint
 		 WHERE j.state = 'available' ORDER BY j.priority, j.scheduled_at, j.id LIMIT 7) f)`
 	assert.Equal(t, "http://a/ http://a/ http://a/ http://b/ http://b/ http://b/ http://busy/", pgtest.Scalar[string](t, db, front))
+
+	// While the queue is cleared they pass to its end, where it is fetched from: those that have waited for a moment.
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, scheduled_for) VALUES ('http://d/', now()), ('http://d/', now() + interval '1 minute')`)
+	db.Exec(t, `UPDATE riverhook.river_job SET scheduled_at = now() - interval '1 second' WHERE state = 'available' AND id = (SELECT max(id) FROM riverhook.river_job WHERE state = 'available')`)
+	now := pgtest.Scalar[time.Time](t, db, `SELECT now()`)
+	passed, _, err := st.LetPass(ctx, []string{"http://busy", "http://a", "http://b"}, "", 1000, 1000, 1000, true)
+	require.NoError(t, err)
+	assert.Equal(t, 1, passed)
+	assert.False(t, pgtest.Scalar[time.Time](t, db, `SELECT j.scheduled_at FROM riverhook.river_job j JOIN riverhook.deliveries d ON d.id = (j.args->>'delivery_id')::bigint
+		WHERE j.state = 'available' AND d.endpoint_url = 'http://d/'`).Before(now))
 }
 
 // A sweep of a large backlog takes long. While it holds its lock, what was deleted meanwhile can be forgotten: otherwise
@@ -126,7 +202,7 @@ func TestLetPassComesToAll(t *testing.T) {
 	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://z/')`)
 	passed, calls := 0, 0
 	for after := ""; calls == 0 || after != ""; calls++ {
-		n, next, err := st.LetPass(context.Background(), []string{"http://busy"}, after, 10, 20, 1000)
+		n, next, err := st.LetPass(context.Background(), []string{"http://busy"}, after, 10, 20, 1000, false)
 		require.NoError(t, err)
 		require.Greater(t, next+"~", after)
 		passed, after = passed+n, next
@@ -141,9 +217,9 @@ func TestSweepFreesWhatNobodyPulls(t *testing.T) {
 	db := pgtest.New(t)
 	st := store.New(db.Pool, db.Schema)
 	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://a/'), ('http://a/')`)
-	held, err := st.HoldQueued(context.Background(), map[string]store.HoldReason{"http://a": store.HeldNoAnswer}, 10)
+	cleared, err := st.HoldQueued(context.Background(), map[string]store.HoldReason{"http://a": store.HeldNoAnswer}, store.QueuePosition{}, 0, 10)
 	require.NoError(t, err)
-	require.Equal(t, 2, held)
+	require.Equal(t, 2, cleared.Held)
 	db.Exec(t, `UPDATE riverhook.deliveries SET endpoint_url = 'not a url' WHERE id = (SELECT min(id) FROM riverhook.deliveries)`)
 	page, err := st.SweepPage(context.Background(), store.SweepCursor{}, 100, nil)
 	require.NoError(t, err)

@@ -88,15 +88,17 @@ func TestHotPlans(t *testing.T) {
 		for name, args := range map[string]string{
 			"claimSQL":             `('{1,2}', '{0,0}', 'n', 60, 1000, 1000, 2, false)`,
 			"claimableSQL":         `('{1,2}', '{0,0}')`,
-			"fetchSQL":             `('webhooks', '2020-01-01', 100, 'n', 100)`,
+			"fetchSQL":             `('webhooks', 100, 'n', 100, '2020-01-01')`,
+			"fetchBetweenSQL":      `('webhooks', 100, 'n', 100, '2020-01-01', 7, '2020-01-01', 8)`,
+			"fetchExceptSQL":       `('webhooks', 100, 'n', 100, '2020-01-01', '{http://a}')`,
 			"availableBeforeSQL":   `('webhooks', '2020-01-01')`,
 			"recordSQL":            `('{1}', '{1}', '{n}', '{0}', '{1}', '{0}', '{1}', '{succeeded}', '{NULL}', '{succeeded}', '{0}', '{NULL}', '{200}', '{NULL}', '{NULL}', '{1}')`,
 			"unrecordedSQL":        `('{1}', '{1}', '{n}', '{0}', '{1}')`,
 			"releaseSQL":           `('{1}', '{1}', '{n}', '{0}', '{NULL}', '{1}')`,
 			"heldReceiversSQL":     `('', '', 1000)`,
 			"pullSQL":              `('{http://a}', '{default}', '{10}')`,
-			"holdQueuedSQL":        `('{http://a}', '{failing}', 1000)`,
-			"letPassSQL":           `('{http://b}', 10, 100, 1000, '')`,
+			"holdQueuedSQL":        `('{http://a}', '{failing}', '2020-01-01', 7, 5, 1000)`,
+			"letPassSQL":           `('{http://b}', 10, 100, 1000, '', false)`,
 			"heldSQL":              `('{1}', '{1}', '{n}')`,
 			"sweepPageSQL":         `('-infinity', 0, 1000, 60)`,
 			"lockExpiredSQL":       `('{1,2}')`,
@@ -137,13 +139,14 @@ func TestHotPlans(t *testing.T) {
 			switch name {
 			case "heldReceiversSQL", "pullSQL":
 				assert.Contains(t, plan, "deliveries_held_idx", "%s on an %s table:\n%s", name, phase, plan)
-			case "fetchSQL": // in order: it ends with the last job that it takes
-				assert.Regexp(t, `Index Cond: \(\(state = 'available'.* AND \(queue = .*\) AND \(priority = 1\) AND \(scheduled_at >= `, plan, "on an %s table", phase)
+			case "fetchSQL", "fetchExceptSQL", "fetchBetweenSQL": // in order: it ends with the last job that it takes
+				assert.Regexp(t, `Index Cond: \(\(state = 'available'.* AND \(queue = .*\) AND \(priority = 1\) AND \((scheduled_at >= |ROW\(scheduled_at, id\) > .*ROW\(scheduled_at, id\) <= )`, plan, "%s on an %s table", name, phase)
 				assert.NotContains(t, plan, "Sort", "on an %s table:\n%s", phase, plan)
 			case "availableBeforeSQL": // looked up, and not read
 				assert.Regexp(t, `Index Cond: .*\(priority = 1\) AND \(scheduled_at < `, plan, "on an %s table", phase)
 				assert.Regexp(t, `Index Cond: .*\(priority > 1\) AND \(scheduled_at <= `, plan, "on an %s table", phase)
 			case "holdQueuedSQL":
+				assert.Regexp(t, `Index Cond: .*ROW\(scheduled_at, id\) > `, plan, "on an %s table", phase)
 				assert.Contains(t, plan, "river_job_prioritized_fetching_index", "%s on an %s table:\n%s", name, phase, plan)
 				assert.Equal(t, 3, strings.Count(plan, "deliveries_pkey"), "%s on an %s table:\n%s", name, phase, plan)
 			case "letPassSQL":

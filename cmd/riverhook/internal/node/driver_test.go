@@ -24,7 +24,7 @@ type completions struct {
 }
 
 func (c *completions) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	if strings.Contains(data.SQL, "SET state = 'running'") && strings.Contains(data.SQL, "j.scheduled_at >= $2") {
+	if strings.Contains(data.SQL, "SET state = 'running'") && strings.Contains(data.SQL, "j.scheduled_at >= $5") {
 		c.fromFront.Store(true)
 	}
 	if strings.Contains(data.SQL, "JobSetStateIfRunningMany") {

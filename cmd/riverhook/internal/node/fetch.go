@@ -10,6 +10,7 @@ import (
 
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/store"
+	"github.com/riverhook/riverhook/worker"
 )
 
 const (
@@ -18,6 +19,9 @@ const (
 	slack = 3 * time.Second
 	// lookInterval is how often a node looks for jobs behind that, unless one look takes more than a lookShare of the time.
 	lookInterval, lookShare = 250 * time.Millisecond, 10
+	// slowFetch is how long a fetch beyond what is being cleared may take before the next one begins at what is newer: it went
+	// through jobs that are held back, too.
+	slowFetch = 50 * time.Millisecond
 )
 
 // front is where the queue of deliveries begins, as far as this node knows.
@@ -27,9 +31,13 @@ const (
 // after four minutes at 1,000 deliveries a second each fetch took a tenth of a second, and the next ones more. So fetches
 // begin at the front. What has come in behind it, because a transaction took long to commit or a clock was set back, is
 // looked for in the background, and fetched as River does when there is any.
+//
+// While the worker clears the queue of a backlog that is held back, there are two fronts: where it has cleared, and beyond all
+// that was there when it began.
 type front struct {
-	store *store.Store
-	life  context.Context //nolint:containedctx // the node's, for what goes on between two fetches
+	store    *store.Store
+	life     context.Context         //nolint:containedctx // the node's, for what goes on between two fetches
+	clearing func() *worker.Clearing // nil, or it returns nil: the queue is not being cleared
 
 	mu      sync.Mutex
 	ended   bool      // nothing more is fetched
@@ -37,6 +45,9 @@ type front struct {
 	drained bool      // there was none after it
 	clock   time.Time // of the database, at; zero: nothing is known yet
 	at      time.Time
+
+	beyond  time.Time           // while the queue is cleared: where the second front begins; zero: it is not
+	cleared store.QueuePosition // and up to where the first one has come
 
 	behind  bool // there are jobs behind the front
 	looking bool
@@ -51,7 +62,14 @@ func (f *front) get(ctx context.Context, river riverdriver.Executor, p *riverdri
 	if f.ended {
 		return &riverdriver.JobGetAvailableResult{}, nil
 	}
-	if f.clock.IsZero() || f.behind {
+	var c *worker.Clearing
+	if f.clearing != nil {
+		c = f.clearing()
+	}
+	if c == nil && !f.beyond.IsZero() {
+		f.beyond, f.cleared, f.clock = time.Time{}, store.QueuePosition{}, time.Time{} // what was left between the two fronts is not known
+	}
+	if f.clock.IsZero() || f.behind && c == nil {
 		f.behind = false
 		result, err := river.JobGetAvailable(ctx, p)
 		if err == nil {
@@ -59,22 +77,56 @@ func (f *front) get(ctx context.Context, river riverdriver.Executor, p *riverdri
 		}
 		return result, err
 	}
+	by := store.Fetcher{Node: p.ClientID, Nodes: p.MaxAttemptedBy}
+	if c != nil {
+		return f.getAround(ctx, by, c, p.MaxToLock)
+	}
 	from := f.next.Add(-slack)
 	if f.drained {
-		from = f.clock.Add(time.Since(f.at) - slack)
+		from = f.now().Add(-slack)
 	}
-	fetched, err := f.store.Fetch(ctx, p.ClientID, from, p.MaxToLock, p.MaxAttemptedBy)
+	fetched, err := f.store.Fetch(ctx, by, from, p.MaxToLock)
 	if err != nil {
 		return nil, err
 	}
-	jobs := make([]*rivertype.JobRow, len(fetched))
-	for i := range fetched {
-		jobs[i] = jobRow(&fetched[i])
-	}
+	jobs := jobRows(fetched)
 	f.saw(jobs, p.MaxToLock)
 	if !f.looking && time.Since(f.looked) >= max(lookInterval, lookShare*f.took) {
 		f.looking = true
 		go f.look(from)
+	}
+	return &riverdriver.JobGetAvailableResult{Jobs: jobs}, nil
+}
+
+// now is what the database's clock shows.
+func (f *front) now() time.Time { return f.clock.Add(time.Since(f.at)) }
+
+// getAround is a fetch while the queue is cleared.
+func (f *front) getAround(ctx context.Context, by store.Fetcher, c *worker.Clearing, limit int) (*riverdriver.JobGetAvailableResult, error) {
+	if f.beyond.IsZero() {
+		f.beyond = f.now().Add(-time.Since(c.Since))
+	}
+	var jobs []*rivertype.JobRow
+	if c.Behind != f.cleared {
+		cleared, err := f.store.FetchBetween(ctx, by, f.cleared, c.Behind, limit)
+		if err != nil {
+			return nil, err
+		}
+		if len(cleared) < limit {
+			f.cleared = c.Behind
+		}
+		jobs = jobRows(cleared)
+	}
+	if limit -= len(jobs); limit > 0 {
+		began := time.Now()
+		fetched, err := f.store.FetchExcept(ctx, by, f.beyond, c.Origins, limit)
+		if err != nil && len(jobs) == 0 {
+			return nil, err
+		}
+		if time.Since(began) > slowFetch {
+			f.beyond = f.now()
+		}
+		jobs = append(jobs, jobRows(fetched)...)
 	}
 	return &riverdriver.JobGetAvailableResult{Jobs: jobs}, nil
 }
@@ -112,6 +164,14 @@ func (f *front) look(from time.Time) {
 	defer f.mu.Unlock()
 	f.behind = err == nil && behind
 	f.looking, f.looked, f.took = false, time.Now(), time.Since(began)
+}
+
+func jobRows(fetched []store.FetchedJob) []*rivertype.JobRow {
+	jobs := make([]*rivertype.JobRow, len(fetched))
+	for i := range fetched {
+		jobs[i] = jobRow(&fetched[i])
+	}
+	return jobs
 }
 
 func jobRow(j *store.FetchedJob) *rivertype.JobRow {

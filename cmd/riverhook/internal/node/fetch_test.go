@@ -14,6 +14,7 @@ import (
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/store"
 	"github.com/riverhook/riverhook/migrations/pgtest"
+	"github.com/riverhook/riverhook/worker"
 )
 
 // fetching fetches as River does, and says of which deliveries the jobs are.
@@ -79,6 +80,44 @@ func TestFetchFromTheFront(t *testing.T) {
 	f.end()
 	db.Exec(t, insert, 1)
 	assert.Empty(t, fetch(5))
+}
+
+// While the queue is cleared, deliveries are fetched where it has been, and beyond what was there when that began, but for
+// those that it is cleared of. When it is over, nothing has been forgotten.
+func TestFetchWhileTheQueueIsCleared(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.MayHaveProblems(t, "jobs are fetched and never worked")
+	f, fetch := fetching(t, db)
+	f.looking = true // nobody else looks
+	var c *worker.Clearing
+	f.clearing = func() *worker.Clearing { return c }
+	insert := func(urls ...string) {
+		for _, url := range urls {
+			db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ($1)`, url)
+		}
+	}
+	const fails, other = "http://fails/", "http://other/"
+	place := func(id int64) (p store.QueuePosition) {
+		p.ScheduledAt = pgtest.Scalar[time.Time](t, db, `SELECT scheduled_at FROM riverhook.river_job WHERE args->>'delivery_id' = $1::bigint::text`, id)
+		p.ID = pgtest.Scalar[int64](t, db, `SELECT id FROM riverhook.river_job WHERE args->>'delivery_id' = $1::bigint::text`, id)
+		return p
+	}
+	insert(other, fails, fails, other, fails, other)
+	assert.Equal(t, []int64{1}, fetch(1))
+
+	c = &worker.Clearing{Origins: []string{"http://fails"}, Since: time.Now()}
+	assert.Empty(t, fetch(10), "nothing is cleared yet, and nothing has come")
+	insert(fails, other)
+	assert.Equal(t, []int64{8}, fetch(10))
+	c = &worker.Clearing{Origins: c.Origins, Since: c.Since, Behind: place(4)}
+	assert.Equal(t, []int64{2, 3}, fetch(2), "what was left is there, up to the place and the limit")
+	insert(other)
+	assert.Equal(t, []int64{4, 9}, fetch(10))
+	assert.Empty(t, fetch(10))
+
+	c = nil
+	assert.Equal(t, []int64{5, 6, 7}, fetch(10))
 }
 
 // What is behind the front again and again does not keep what is in front of it from being fetched.

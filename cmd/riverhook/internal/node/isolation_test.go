@@ -80,6 +80,50 @@ func TestReceiverThatFailsIsPaced(t *testing.T) {
 	assert.Zero(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.deliveries WHERE held_since IS NOT NULL`))
 }
 
+// While a large backlog of one that fails, or is paused, is still in the queue, what comes for others does not wait until it is
+// held back. It recovers meanwhile, or is resumed, and gets all of it.
+func TestBacklogThatIsHeldIsInNobodysWay(t *testing.T) {
+	t.Parallel()
+	for _, reason := range []store.HoldReason{store.HeldFailing, store.HeldPaused} {
+		t.Run(string(reason), func(t *testing.T) {
+			t.Parallel()
+			db := pgtest.New(t)
+			var well atomic.Bool
+			well.Store(reason == store.HeldPaused)
+			busy := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) {
+				if !well.Load() {
+					w.WriteHeader(http.StatusServiceUnavailable)
+				}
+			})
+			if reason == store.HeldPaused {
+				db.Exec(t, `INSERT INTO riverhook.pauses (endpoint_origin) VALUES ($1)`, busy.URL)
+			}
+			others := newReceiver(t, nil)
+			const backlog = 8000
+			bulk(t, db, others.URL, 20) // from before
+			bulk(t, db, busy.URL, backlog/2)
+			bulk(t, db, others.URL, 20) // in the middle
+			bulk(t, db, busy.URL, backlog/2)
+			c := config(t, db)
+			c.Concurrency, c.EndpointConcurrency, c.Policy.MaxAttempts = 50, 5, 1000
+			start(t, c)
+			eventually(t, db, true, `SELECT count(*) > 0 FROM riverhook.deliveries WHERE held_reason = $1`, reason)
+			bulk(t, db, others.URL, 60)
+			eventually(t, db, 100, succeededSQL, others.URL)
+			assert.Positive(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.river_job j JOIN riverhook.deliveries d ON d.id = (j.args->>'delivery_id')::bigint
+				WHERE j.state = 'available' AND j.queue = 'webhooks' AND d.endpoint_url LIKE $1 || '%'`, busy.URL), "they did not wait for the whole backlog")
+			if reason == store.HeldPaused {
+				assert.Zero(t, busy.count())
+				db.Exec(t, `DELETE FROM riverhook.pauses`)
+			}
+			well.Store(true)
+			eventually(t, db, backlog, succeededSQL, busy.URL)
+			assert.Equal(t, 100, others.count())
+			assert.Zero(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.deliveries WHERE held_since IS NOT NULL`))
+		})
+	}
+}
+
 // A receiver that answers, slowly, and has a backlog, leaves room for what comes later for others.
 func TestOthersPassABacklog(t *testing.T) {
 	t.Parallel()

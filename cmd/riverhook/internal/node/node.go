@@ -331,7 +331,7 @@ func (n *Node) deliver(ctx context.Context) error {
 	if err := w.LoadPauses(ctx); err != nil {
 		return err
 	}
-	queue := &front{store: n.storeOn(n.pools.batches), life: ctx}
+	queue := &front{store: n.storeOn(n.pools.batches), life: ctx, clearing: w.Clearing}
 	client, err := n.newClient(w, n.NewSweeper(), &driver{riverpgxv5.New(n.pools.river), ended, queue})
 	if err != nil {
 		return err
