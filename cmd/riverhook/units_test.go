@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -63,6 +64,19 @@ func TestUnitTimes(t *testing.T) {
 	assert.GreaterOrEqual(t, time.Duration(watchdog)*time.Second, 4*lookEvery, "one ping that comes late is no reason for a restart")
 	assert.Greater(t, time.Duration(watchdog)*time.Second, progress.Grace)
 	assert.Equal(t, strconv.Itoa(exitUsage), unitSetting(t, "RestartPreventExitStatus"))
+}
+
+// A crash, and the watchdog's SIGABRT, is no wrong setting: systemd starts the service again.
+func TestCrashUnderTheUnit(t *testing.T) {
+	t.Parallel()
+	var core syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_CORE, &core))
+	core.Cur = 0 // as LimitCORE
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_CORE, &core))
+	s := serve(t, pgtest.New(t).URL, true, unitSetting(t, "Environment"))
+	require.NoError(t, s.Process.Signal(syscall.SIGABRT))
+	assert.Equal(t, -1, s.ended(t, time.Minute), "by a signal, not by an exit status")
+	assert.Equal(t, "always", unitSetting(t, "Restart"))
 }
 
 // The credentials that the unit loads, as systemd hands them on, are all that the program needs.
