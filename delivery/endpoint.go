@@ -19,6 +19,8 @@ func ParseEndpoint(endpoint string) (*url.URL, error) {
 	}
 	target, err := url.Parse(endpoint)
 	switch {
+	case err != nil && !strings.HasPrefix(strings.ToLower(endpoint), "http"):
+		return nil, errors.New("endpoint_url must begin with http:// or https://")
 	case err != nil:
 		return nil, errors.New("endpoint_url is not a valid URL")
 	case target.Scheme != "http" && target.Scheme != "https":

@@ -75,6 +75,17 @@ func Grant(ctx context.Context, pool *pgxpool.Pool, schema, role, kind string) e
 	if !exists {
 		return fmt.Errorf("there is no role %q: create it first (CREATE ROLE %s LOGIN PASSWORD ...)", role, pgx.Identifier{role}.Sanitize())
 	}
+	// Postgres only warns of a GRANT that grants nothing.
+	var owner string
+	var owns bool
+	err = pool.QueryRow(ctx, `SELECT pg_get_userbyid(c.relowner), pg_has_role(current_user, c.relowner, 'USAGE')
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'deliveries'`, schema).Scan(&owner, &owns)
+	if err != nil {
+		return fmt.Errorf("migrations: grant: %w", err)
+	}
+	if !owns {
+		return fmt.Errorf("only the owner of schema %s grants what is in it: run this as %s", schema, owner)
+	}
 	names := strings.NewReplacer("{schema}", pgx.Identifier{schema}.Sanitize(), "{role}", pgx.Identifier{role}.Sanitize())
 	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		for _, statement := range statements {

@@ -58,10 +58,32 @@ func keyring() (*credential.Keyring, error) {
 	}
 	keys, err := credential.ParseKeyring(setting)
 	if err != nil {
-		return nil, err // it names the setting
+		return nil, usageError{err} // it names the setting
 	}
 	return keys, nil
 }
+
+// warnOfAnotherKey says that what is sealed in the database was sealed under another key than these: then serve has that one,
+// and will not open what is sealed now. Where it cannot look, it says nothing.
+func warnOfAnotherKey(ctx context.Context, c console, st *store.Store, keys *credential.Keyring) {
+	cells, err := st.UsedCells(ctx, checkedCells)
+	if err != nil {
+		return
+	}
+	closed := 0
+	for _, cell := range cells {
+		if _, err := keys.Open(cell.Cell, cell.UUID, cell.OrganizationID); err != nil {
+			closed++
+		}
+	}
+	if closed > 0 {
+		_, _ = fmt.Fprintf(c.err, "warning: this RIVERHOOK_SECRET_KEY does not open %d of %d that are sealed already: is it the one that serve has? To change the key, "+
+			"put the new one before it (NEW,OLD) and run riverhook credentials reseal; if it is lost, riverhook doctor says what to do\n", closed, len(cells))
+	}
+}
+
+// checkedCells bounds how many credentials, and how many signing secrets, are tried.
+const checkedCells = 1000
 
 type credentialsSetCmd struct {
 	databaseFlags
@@ -104,6 +126,7 @@ func (cmd *credentialsSetCmd) Run(ctx context.Context, c console) error {
 	var uuid string
 	var rotated bool
 	err = cmd.withStore(ctx, "service", func(st *store.Store) error {
+		warnOfAnotherKey(ctx, c, st, keys)
 		uuid, rotated, err = st.SetCredential(ctx, cmd.Organization, cmd.Name, cmd.Type, strings.ToLower(cmd.UUID), func(uuid, organization string) ([]byte, error) {
 			return keys.Seal(parsed.Encode(), uuid, organization)
 		})

@@ -114,7 +114,7 @@ func TestCredentialsCommandRefuses(t *testing.T) {
 	assert.Contains(t, stderr, "RIVERHOOK_SECRET_KEY")
 	assert.Contains(t, stderr, "base64", "it says how to make one")
 	_, stderr, code = feed(t, "hunter2", append(env, "RIVERHOOK_SECRET_KEY=hunter2key"), "credentials", "set", "--name", "crm", "--type", "bearer_token")
-	assert.Equal(t, 1, code)
+	assert.Equal(t, 2, code)
 	assert.Contains(t, stderr, "RIVERHOOK_SECRET_KEY")
 	assert.NotContains(t, stderr, "hunter2key")
 	env = append(env, "RIVERHOOK_SECRET_KEY="+testKey("a"))
@@ -179,4 +179,38 @@ func TestSecretsCommand(t *testing.T) {
 	_, _, code = call(t, env, "secrets", "create", "--origin", "https://receiver.example/path")
 	assert.Equal(t, 2, code)
 	assert.Zero(t, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.signing_secrets WHERE encode(sealed, 'escape') LIKE '%whsec%'`))
+}
+
+// What is sealed under another key than serve has, serve cannot open: whoever seals with a new one is told.
+func TestCredentialsUnderAnotherKey(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	env := func(key string) []string {
+		return []string{"RIVERHOOK_DATABASE_URL=" + db.URL, "RIVERHOOK_SECRET_KEY=" + key}
+	}
+	set := []string{"credentials", "set", "--type", "bearer_token", "--name"}
+	_, stderr, code := feed(t, "hunter2", env(testKey("a")), append(set, "first")...)
+	require.Equal(t, 0, code, stderr)
+	assert.Empty(t, stderr)
+	_, stderr, code = feed(t, "hunter2", env(testKey("b")), append(set, "second")...)
+	assert.Equal(t, 0, code, stderr)
+	assert.Contains(t, stderr, "does not open 1 of 1 that are sealed already")
+	_, stderr, code = call(t, env(testKey("b")), "secrets", "create")
+	assert.Equal(t, 0, code, stderr)
+	assert.Contains(t, stderr, "does not open 1 of 2 that are sealed already")
+	_, stderr, code = feed(t, "hunter2", env(testKey("b")+","+testKey("a")), append(set, "third")...)
+	assert.Equal(t, 0, code, stderr)
+	assert.Empty(t, stderr)
+
+	// A new credential can be tried from the terminal.
+	uuid := pgtest.Scalar[string](t, db, `SELECT credential_uuid::text FROM riverhook.credentials WHERE name = 'first'`)
+	_, stderr, code = call(t, env(testKey("a")), "send", "http://127.0.0.1:1/", "--credential", uuid)
+	require.Equal(t, 0, code, stderr)
+	assert.Equal(t, uuid, pgtest.Scalar[string](t, db, `SELECT credential_uuid::text FROM riverhook.deliveries`))
+	_, stderr, code = call(t, env(testKey("a")), "send", "http://127.0.0.1:1/", "--credential", "first")
+	assert.Equal(t, 2, code)
+	assert.Contains(t, stderr, "riverhook credentials list")
+	_, stderr, code = call(t, env(testKey("a")), "send", "127.0.0.1:1/path")
+	assert.Equal(t, 2, code)
+	assert.Contains(t, stderr, "must begin with http:// or https://")
 }

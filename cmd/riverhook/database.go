@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/riverhook/riverhook/delivery/store"
@@ -43,9 +45,23 @@ func connectTo(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, erro
 	if err := pool.Ping(ctx); err != nil {
 		pool.Close()
 		// pgx names user, host and database, and never the password.
-		return nil, hintError{fmt.Errorf("cannot connect: %w", err), "is Postgres up, and is the URL right (--database-url, RIVERHOOK_DATABASE_URL)?"}
+		return nil, hintError{fmt.Errorf("cannot connect: %w", err), whyNoConnection(err)}
 	}
 	return pool, nil
+}
+
+// whyNoConnection says what may be wrong.
+func whyNoConnection(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch pg.Code {
+		case "28P01", "28000":
+			return "Postgres is up, and refuses this user or password (--database-url, RIVERHOOK_DATABASE_URL)"
+		case "3D000":
+			return "Postgres is up, and has no such database (--database-url, RIVERHOOK_DATABASE_URL)"
+		}
+	}
+	return "is Postgres up, and is the URL right (--database-url, RIVERHOOK_DATABASE_URL)?"
 }
 
 // open connects, and looks whether the schema is there. The caller closes the pool.

@@ -744,7 +744,11 @@ func (f *actionFlags) run(ctx context.Context, c console, a action) error {
 	failed := false
 	for _, u := range result.Unchanged {
 		if a.kind == store.ActionRetry && u.Status == delivery.StatusPending && !u.Sending { // as it was asked for
-			_, _ = fmt.Fprintln(c.err, nameOf(u), "is due already")
+			due := "is due already"
+			if u.Held != store.NotHeld {
+				due += ", and held back (" + string(u.Held) + "): riverhook held says why, riverhook resume ends a pause"
+			}
+			_, _ = fmt.Fprintln(c.err, nameOf(u), due)
 			continue
 		}
 		failed = true

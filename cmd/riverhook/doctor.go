@@ -872,7 +872,7 @@ func reach(ctx context.Context, dial func(context.Context, string, string) (net.
 		conn.Close()
 		return "", ""
 	case errors.As(err, &blocked):
-		return blocked.Error(), refused + "; RIVERHOOK_EGRESS_ALLOW opens more networks"
+		return blocked.Error(), refused + "; RIVERHOOK_EGRESS_ALLOW opens more networks, but never riverhook's own listener and database"
 	case ctx.Err() != nil:
 		return fmt.Sprintf("no connection within %s", reachTimeout), retried
 	case errors.As(err, &dns):

@@ -24,7 +24,7 @@ func apiToken() (credential.Secret, error) {
 		return credential.Secret{}, err
 	}
 	if err := auth.CheckSetToken(text); err != nil {
-		return credential.Secret{}, err
+		return credential.Secret{}, usageError{err}
 	}
 	return credential.NewSecret(text), nil
 }

@@ -128,7 +128,7 @@ func (cmd *migrateStatusCmd) Run(ctx context.Context, c console) error {
 type migrateGrantCmd struct {
 	databaseFlags
 	Role string `arg:"" help:"An existing role."`
-	As   string `enum:"application,support,reader,service" default:"application" help:"What it is: application (may enqueue), reader (may look), support (may look, replay, retry, cancel and pause) or service (what \"serve\" needs, without DDL); default ${default}."`
+	As   string `enum:"application,support,reader,service" default:"application" help:"What it is: application (may enqueue), reader (may look), support (may look, replay, also to another URL, with the credential that the delivery names, retry, cancel and pause) or service (what \"serve\" needs, without DDL); default ${default}."`
 }
 
 func (cmd *migrateGrantCmd) Run(ctx context.Context, c console) error {
@@ -137,7 +137,11 @@ func (cmd *migrateGrantCmd) Run(ctx context.Context, c console) error {
 		return err
 	}
 	defer pool.Close()
-	if err := migrations.Grant(ctx, pool, string(cmd.Schema), cmd.Role, cmd.As); err != nil {
+	err = migrations.Grant(ctx, pool, string(cmd.Schema), cmd.Role, cmd.As)
+	if lacksRights(err) {
+		return hintError{err, "run this as the role that owns the schema: the one that ran riverhook migrate up"}
+	}
+	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(c.out, "granted %s rights in schema %s to %s\n", cmd.As, string(cmd.Schema), cmd.Role)

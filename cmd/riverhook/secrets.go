@@ -97,6 +97,7 @@ func (f scopeFlags) add(ctx context.Context, c console, k keyFlags, rotate bool,
 	}
 	var uuid string
 	err = f.withStore(ctx, "service", func(st *store.Store) error {
+		warnOfAnotherKey(ctx, c, st, keys)
 		uuid, err = st.AddSecret(ctx, scope, rotate, overlap, func(uuid, organization string) ([]byte, error) {
 			return keys.Seal([]byte(key.Reveal()), uuid, organization)
 		})

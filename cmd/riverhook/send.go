@@ -22,6 +22,7 @@ type sendCmd struct {
 	Data         string   `placeholder:"JSON" help:"The payload; @FILE reads it from a file, @- from standard input (default {})."`
 	Method       string   `default:"POST" help:"GET, POST, PUT, PATCH or DELETE (default ${default})."`
 	Header       []string `sep:"none" placeholder:"KEY:VALUE" help:"A header to send; may be repeated."`
+	Credential   string   `placeholder:"UUID" help:"What it is authorized with: riverhook credentials list."`
 	Organization string   `default:"default" help:"The tenant (default ${default})."`
 	WorkflowRun  string   `name:"run" help:"What caused it; with --node and --organization the get-or-create key."`
 	WebhookNode  string   `name:"node" help:"Which configured webhook of that cause."`
@@ -82,6 +83,9 @@ func (cmd *sendCmd) delivery(in io.Reader, now time.Time) (d store.NewDelivery, 
 	}
 	if _, err := delivery.ParseEndpoint(cmd.URL); err != nil {
 		return d, err
+	}
+	if d.CredentialUUID = cmd.Credential; cmd.Credential != "" && !uuidSyntax.MatchString(cmd.Credential) {
+		return d, fmt.Errorf("--credential %q is no uuid: riverhook credentials list has them", cmd.Credential)
 	}
 	if cmd.MaxAttempts != nil {
 		if d.MaxAttempts = *cmd.MaxAttempts; d.MaxAttempts < 1 || d.MaxAttempts > 1000 {

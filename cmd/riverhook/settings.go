@@ -134,7 +134,7 @@ func parseDatabaseURL(source string, read func() (string, error)) (*pgxpool.Conf
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		// The text of pgx has the URL without its password, but what could not be parsed may have it anywhere.
-		return nil, hintError{fmt.Errorf("%s is not a Postgres URL", source), "it looks like postgres://user:password@host:5432/database?sslmode=require"}
+		return nil, hintError{fmt.Errorf("%s is not a Postgres URL", source), "it looks like postgres://user:password@host:5432/database?sslmode=require; in a password, %20 stands for a space, %40 for @"}
 	}
 	var mu sync.Mutex
 	user, password := config.ConnConfig.User, config.ConnConfig.Password

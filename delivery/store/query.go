@@ -494,6 +494,7 @@ type Unchanged struct {
 	UUID    string          // as it was asked for; empty when it was asked for by id
 	Status  delivery.Status // StatusUnknown: there is no such delivery
 	Sending bool            // an attempt is in flight
+	Held    HoldReason      // why it is held back; NotHeld when it is not
 }
 
 // Retry brings the next attempt of deliveries forward to now: of pending ones that nobody is sending and that are not due
@@ -654,11 +655,11 @@ func (s *Store) actInTx(ctx context.Context, tx pgx.Tx, action Action, f Filter,
 }
 
 const unchangedSQL = `
-SELECT w.n, coalesce(d.id, 0), coalesce(d.status, ''), d.claimed_by IS NOT NULL
+SELECT w.n, coalesce(d.id, 0), coalesce(d.status, ''), d.claimed_by IS NOT NULL, coalesce(CASE WHEN d.held_since IS NOT NULL THEN d.held_reason END, '')
   FROM unnest($1::bigint[]) WITH ORDINALITY AS w (id, n)
   LEFT JOIN {schema}.deliveries d ON d.id = w.id
  UNION ALL
-SELECT cardinality($1::bigint[]) + w.n, coalesce(d.id, 0), coalesce(d.status, ''), d.claimed_by IS NOT NULL
+SELECT cardinality($1::bigint[]) + w.n, coalesce(d.id, 0), coalesce(d.status, ''), d.claimed_by IS NOT NULL, coalesce(CASE WHEN d.held_since IS NOT NULL THEN d.held_reason END, '')
   FROM unnest($2::text[]) WITH ORDINALITY AS w (uuid, n)
   LEFT JOIN {schema}.deliveries d ON d.delivery_uuid = w.uuid::uuid
  ORDER BY 1`
@@ -673,7 +674,7 @@ func (s *Store) unchanged(ctx context.Context, f Filter, changed map[int64]bool)
 		}
 		var n int
 		var u Unchanged
-		_, err = pgx.ForEachRow(rows, []any{&n, &u.ID, &u.Status, &u.Sending}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&n, &u.ID, &u.Status, &u.Sending, &u.Held}, func() error {
 			if changed[u.ID] {
 				return nil
 			}

@@ -311,20 +311,9 @@ func post[I, B, O any](a *API, op huma.Operation, needed auth.Scope, b body, do 
 // prepare says in the document what every operation has.
 func (a *API) prepare(op *huma.Operation, needed auth.Scope) {
 	op.Security = []map[string][]string{{"token": {}}}
-	op.Description = strings.TrimSpace(op.Description + "\n\nTakes a token of scope " + scopesFor(needed) + ".")
+	op.Description = strings.TrimSpace(op.Description + "\n\nTakes a token of scope " + auth.ScopesFor(needed) + ".")
 	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnprocessableEntity, http.StatusTooManyRequests,
 		http.StatusServiceUnavailable)
-}
-
-// scopesFor names the scopes that may do what takes needed.
-func scopesFor(needed auth.Scope) string {
-	var names []string
-	for _, s := range auth.Scopes() {
-		if s.Allows(needed) {
-			names = append(names, string(s))
-		}
-	}
-	return strings.Join(names, ", ")
 }
 
 // answer writes an error in a middleware.
@@ -348,7 +337,7 @@ func (a *API) allow(needed auth.Scope) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		identity := identityOf(ctx.Context())
 		if identity == nil || !identity.Scope.Allows(needed) {
-			answer(ctx, problem(http.StatusForbidden, "this takes a token of scope "+scopesFor(needed)))
+			answer(ctx, problem(http.StatusForbidden, "this takes a token of scope "+auth.ScopesFor(needed)))
 			return
 		}
 		next(ctx)

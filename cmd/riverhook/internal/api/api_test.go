@@ -677,6 +677,8 @@ func TestOrganizations(t *testing.T) {
 	check(mine, 201, "the same key is another row")
 	assert.Equal(t, "acme", pgtest.Scalar[string](t, b.DB, `SELECT organization_id FROM riverhook.deliveries WHERE id = $1`, mine.body["id"]))
 	check(b.do(t, admin, "POST", "/v1/replays", object{"filter": object{"organization_id": "other"}}), 403, "replay")
+	check(b.do(t, admin, "POST", "/v1/replays", object{}), 422, "all of them takes a word")
+	check(b.do(t, admin, "POST", "/v1/replays", object{"filter": nil}), 422, "all of them takes a word")
 	dry := b.do(t, admin, "POST", "/v1/replays", object{"filter": object{}, "dry_run": true})
 	check(dry, 200, "dry run")
 	assert.InEpsilon(t, 1, dry.body["matched"], 0)

@@ -65,9 +65,9 @@ func (b *filterBody) wanted() ask.Wanted {
 }
 
 type newReplay struct {
-	Filter filterBody `json:"filter" doc:"What must hold for a delivery, all of it. {} is every dead letter and every canceled delivery that the token sees."`
-	Pace   *int       `json:"pace,omitempty" minimum:"1" maximum:"100000" doc:"Deliveries a second. Default 100."`
-	DryRun bool       `json:"dry_run,omitempty" doc:"Count only."`
+	Filter *filterBody `json:"filter" doc:"What must hold for a delivery, all of it. {} is every dead letter and every canceled delivery that the token sees."`
+	Pace   *int        `json:"pace,omitempty" minimum:"1" maximum:"100000" doc:"Deliveries a second. Default 100."`
+	DryRun bool        `json:"dry_run,omitempty" doc:"Count only."`
 }
 
 type newReplayOutput struct {
@@ -83,6 +83,9 @@ type newReplayOutput struct {
 
 func (a *API) createReplay(ctx context.Context, c call, _ *none, in *newReplay) (*newReplayOutput, error) {
 	b := in.Filter
+	if b == nil {
+		return nil, wrong("body.filter", "is missing: {} is every dead letter and every canceled delivery")
+	}
 	f, err := c.filter(b.wanted(), "body.filter.")
 	if err != nil {
 		return nil, err

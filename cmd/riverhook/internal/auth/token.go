@@ -54,6 +54,20 @@ func (s Scope) Allows(needed Scope) bool {
 	return false
 }
 
+// ScopesFor names the scopes that may do what takes needed.
+func ScopesFor(needed Scope) string {
+	var names []string
+	for _, s := range Scopes() {
+		if s.Allows(needed) {
+			names = append(names, string(s))
+		}
+	}
+	if n := len(names); n > 1 {
+		return strings.Join(names[:n-1], ", ") + " or " + names[n-1]
+	}
+	return strings.Join(names, "")
+}
+
 // A token is
 //
 //	rvh_ | 12 characters (with rvh_ the prefix, by which it is found) | _ | 52 characters (256 random bits)

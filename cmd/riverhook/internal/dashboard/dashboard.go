@@ -259,7 +259,7 @@ func (d *Dashboard) visit(ctx context.Context, w http.ResponseWriter, v *visit, 
 	do func(context.Context, *visit) (answer, error),
 ) (answer, error) {
 	if !v.may(needed) {
-		return answer{}, &failure{http.StatusForbidden, "This takes a token of scope " + scopesFor(needed) + "; yours is " + string(v.Scope) + "."}
+		return answer{}, &failure{http.StatusForbidden, "This takes a token of scope " + auth.ScopesFor(needed) + "; yours is " + string(v.Scope) + "."}
 	}
 	var err error
 	if v.query, err = url.ParseQuery(v.request.URL.RawQuery); err != nil {
@@ -301,20 +301,6 @@ func readForm(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 		return nil, &failure{http.StatusBadRequest, "The form cannot be read."}
 	}
 	return r.PostForm, nil
-}
-
-// scopesFor names the scopes that may do what takes needed.
-func scopesFor(needed auth.Scope) string {
-	var names []string
-	for _, s := range auth.Scopes() {
-		if s.Allows(needed) {
-			names = append(names, string(s))
-		}
-	}
-	if n := len(names); n > 1 {
-		return strings.Join(names[:n-1], ", ") + " or " + names[n-1]
-	}
-	return strings.Join(names, "")
 }
 
 // frame is what every page has.

@@ -148,7 +148,7 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if session == "" {
-		d.showLogin(w, r, &failure{http.StatusForbidden, "This token may only enqueue: the dashboard takes one of scope " + scopesFor(auth.ScopeRead) + "."}, next)
+		d.showLogin(w, r, &failure{http.StatusForbidden, "This token may only enqueue: the dashboard takes one of scope " + auth.ScopesFor(auth.ScopeRead) + "."}, next)
 		return
 	}
 	if err := d.Auth.Logout(ctx, d.session(r)); err != nil { // of who was logged in before

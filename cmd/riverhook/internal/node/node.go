@@ -218,6 +218,9 @@ func (n *Node) Run(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}
+		if lacksRights(err) {
+			return n.wantsRights(err)
+		}
 		n.Log.Warn("cannot start yet: trying again", append([]any{"error", err}, n.hint(err)...)...)
 		if !sleep(ctx, connectDelay) {
 			return nil
@@ -255,6 +258,9 @@ func (n *Node) hint(err error) []any {
 	if (mixed || RefusedByPooler(err) || errors.Is(err, errSharedSessions)) && !n.PollOnly {
 		return []any{"hint", "this is PgBouncer, or another pooler: set RIVERHOOK_POLL_ONLY=true, or connect to Postgres itself (riverhook help pgbouncer)"}
 	}
+	if pg != nil && (pg.Code == "28P01" || pg.Code == "28000" || pg.Code == "3D000") {
+		return []any{"hint", "Postgres is up, and refuses this user, password or database: is RIVERHOOK_DATABASE_URL right?"}
+	}
 	return nil
 }
 
@@ -278,6 +284,9 @@ func (n *Node) checkSchema(ctx context.Context) error {
 	}
 	if n.Migrate {
 		report, err := migrations.Up(ctx, n.pools.other, migrations.Options{Schema: n.Schema, Log: n.Log})
+		if lacksRights(err) {
+			return fmt.Errorf("%w (only the schema's owner may migrate: run riverhook migrate up as that role, and serve without --migrate)", err)
+		}
 		if err != nil {
 			return err
 		}
@@ -286,13 +295,22 @@ func (n *Node) checkSchema(ctx context.Context) error {
 		}
 	}
 	status, err := migrations.Inspect(try, n.pools.other, n.Schema)
-	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && pg.Code == "42501" {
-		return fmt.Errorf("%w (the role of DATABASE_URL needs: riverhook migrate grant ROLE --as service)", err)
+	if lacksRights(err) {
+		return n.wantsRights(err)
 	}
 	if err != nil {
 		return &connectError{err}
 	}
 	return status.Check(n.Schema)
+}
+
+func lacksRights(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "42501"
+}
+
+func (n *Node) wantsRights(err error) error {
+	return fmt.Errorf("%w (what %s needs, the schema's owner grants: riverhook migrate grant %s --as service)", err, n.Database.ConnConfig.User, n.Database.ConnConfig.User)
 }
 
 // deliver runs River's client until ctx ends. An error means that it could not be started.
