@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/riverhook/riverhook/delivery"
@@ -20,12 +21,12 @@ const (
 	// manyRefusals of an origin between two rounds are a sign of more in the queue, which is cleared then: in pages of clearSize
 	// jobs, until one has few that are held back.
 	manyRefusals, clearSize, few = 50, 500, 50
-	// stay is how many of a page are not held back, so that a receiver that has recovered is noticed.
+	// stay is how many of a page stay in the queue, so that a receiver that has recovered is noticed.
 	stay = 10
 	// What waits behind the backlog of a busy origin passes it: so many origins are looked at in one round, and so many of
 	// their deliveries pass.
 	passingOrigins, passing = 1000, 1000
-	// passingCleared is the same altogether while the queue is cleared: once, of all that came before that began.
+	// passingCleared is the same while the queue is cleared, of all that came before that began: each passes once.
 	passingCleared = 4000
 	// soon is when the next round follows one that found more of a receiver that answers than it pulled, and at the earliest.
 	soon = 20 * time.Millisecond
@@ -154,13 +155,22 @@ type Clearing struct {
 	Origins []string
 	Since   time.Time
 	Behind  store.QueuePosition
+
+	slow atomic.Bool
 }
+
+// Slow says that to fetch what has come since the clearing began takes long: much of it is held back, too. Then it is as if
+// the clearing had begun now.
+func (c *Clearing) Slow() { c.slow.Store(true) }
 
 // Clearing is what the queue is being cleared of, or nil.
 func (w *Worker) Clearing() *Clearing { return w.clearing.Load() }
 
 // tell lets Clearing know.
 func (w *Worker) tell(c *clearing) {
+	if before := w.clearing.Load(); before != nil && before.slow.Load() {
+		c.since = time.Now()
+	}
 	if !c.any() {
 		w.clearing.Store(nil)
 		return
@@ -182,7 +192,7 @@ func (w *Worker) isolate(ctx context.Context, at *isolated) (pause time.Duration
 	pause = isolationInterval
 	var more bool
 	var err error
-	at.passedBy, err = w.pass(ctx, at.passedBy, at.any())
+	at.passedBy, err = w.pass(ctx, at.passedBy, &at.clearing)
 	if err == nil {
 		if at.after, more, err = w.pull(ctx, at.after, at.refused); more {
 			pause = soon
@@ -193,8 +203,12 @@ func (w *Worker) isolate(ctx context.Context, at *isolated) (pause time.Duration
 			pause = 0
 		}
 	}
-	if err != nil && ctx.Err() == nil {
-		w.log.DebugContext(ctx, "isolation: trying again", "error", err)
+	if err != nil { // what is not cleared is fetched as always
+		at.clearing = clearing{}
+		w.tell(&at.clearing)
+		if ctx.Err() == nil {
+			w.log.DebugContext(ctx, "isolation: trying again", "error", err)
+		}
 	}
 	return pause
 }
@@ -218,14 +232,10 @@ func (w *Worker) refusals(c *clearing) {
 // clear clears the queue for as long as a round takes, or to its end. It rests as long as it works: nobody has to wait for it,
 // and what it does takes from the database what the others are sent with.
 func (w *Worker) clear(ctx context.Context, c *clearing) error {
-	but := stay
-	if c.paused { // by a person, who means all of it
-		but = 0
-	}
 	for began := time.Now(); time.Since(began) < isolationInterval; {
 		pageBegan := time.Now()
 		try, cancel := context.WithTimeout(ctx, statementTimeout)
-		page, err := w.store.HoldQueued(try, c.refused, c.behind, but, clearSize)
+		page, err := w.store.HoldQueued(try, c.refused, c.behind, stay, clearSize)
 		cancel()
 		took := time.Since(pageBegan)
 		if page.Held > 0 {
@@ -260,13 +270,14 @@ func (w *Worker) pull(ctx context.Context, after store.Receiver, refused map[str
 	now := time.Now()
 	var pulls []store.Pull
 	var flowing []bool
-	for _, chunk := range byOrigin(receivers) {
+	chunks := byOrigin(receivers)
+	for turn, chunk := range chunks {
 		if _, is := refused[chunk[0].Origin]; is {
 			continue
 		}
 		// What is there is shared out among the organizations; what one does not take is there again in the next round.
 		for i, r := range chunk {
-			if n, flows := w.limiter.room(now, r, maxPull/(len(chunk)-i)); n > 0 {
+			if n, flows := w.limiter.room(now, r, maxPull/(len(chunk)-i), len(chunks)-turn); n > 0 {
 				pulls, flowing = append(pulls, store.Pull{Receiver: r, N: n}), append(flowing, flows)
 			}
 		}
@@ -285,7 +296,8 @@ func (w *Worker) pull(ctx context.Context, after store.Receiver, refused map[str
 	return next, more, nil
 }
 
-// byOrigin are the receivers, which are in order, in groups of an origin, each beginning with another organization every time.
+// byOrigin are the receivers, which are in order, in groups of an origin, another one first every time, and in each another
+// organization.
 func byOrigin(receivers []store.Receiver) (groups [][]store.Receiver) {
 	for len(receivers) > 0 {
 		n := 1
@@ -297,24 +309,28 @@ func byOrigin(receivers []store.Receiver) (groups [][]store.Receiver) {
 		groups = append(groups, group)
 		receivers = receivers[n:]
 	}
+	rand.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] }) //nolint:gosec // a fair turn
 	return groups
 }
 
 // pass lets what waits behind a backlog pass it: that of an origin that has more than its share while all places are taken,
 // or, while the queue is cleared, that of those whose deliveries are held back.
-func (w *Worker) pass(ctx context.Context, after string, cleared bool) (next string, err error) {
-	held, full, crowded := w.limiter.busy(time.Now())
-	noPlace := w.working.Load() >= int64(w.limiter.slots-w.limiter.reserve())
-	if !cleared && (!crowded || !noPlace) {
+func (w *Worker) pass(ctx context.Context, after string, c *clearing) (next string, err error) {
+	busy, crowded := w.limiter.busy(time.Now())
+	crowded = crowded && w.working.Load() >= int64(w.limiter.slots-w.limiter.reserve())
+	p := store.Passing{Busy: busy, Each: w.limiter.share, All: passing, After: after, Origins: passingOrigins, Crowded: crowded}
+	switch {
+	case c.any():
+		p.Since, p.All = c.since, passingCleared
+		if !crowded { // there is no share to keep to: they pass what is not sent
+			p.Each = passing
+		}
+	case !crowded:
 		return "", nil
-	}
-	busy, each, all := slices.Concat(held, full), w.limiter.share, passing
-	if cleared { // there is no share to keep to: they pass what is not sent
-		busy, each, all = held, passing, passingCleared
 	}
 	try, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	passed, next, err := w.store.LetPass(try, busy, after, each, passingOrigins, all, cleared)
+	passed, next, err := w.store.LetPass(try, p)
 	if passed > 0 {
 		w.log.DebugContext(ctx, "others pass a backlog", "deliveries", passed)
 	}

@@ -118,12 +118,16 @@ func (o *origin) answers(now time.Time) bool {
 
 // take takes up to n attempts from the pace of one that fails, and says how many there were.
 func (l *limiter) take(now time.Time, o *origin, n int) int {
-	o.pace.fill(now, failingPace*float64(o.limit), float64(o.limit))
-	l.failing.fill(now, failingPaceInAll*float64(l.share), failingPaceInAll*float64(l.share)/2)
+	l.fill(now, o)
 	n = max(0, min(n, int(o.pace.tokens), int(l.failing.tokens)))
 	o.pace.tokens -= float64(n)
 	l.failing.tokens -= float64(n)
 	return n
+}
+
+func (l *limiter) fill(now time.Time, o *origin) {
+	o.pace.fill(now, failingPace*float64(o.limit), float64(o.limit))
+	l.failing.fill(now, failingPaceInAll*float64(l.share), failingPaceInAll*float64(l.share)/2)
 }
 
 // isFull says whether those that do not answer have all the places that they get, and it is one of them.
@@ -172,7 +176,7 @@ func (l *limiter) admit(now time.Time, r store.Receiver, last bool) (hold store.
 		if hold == store.HeldPaused {
 			l.paused++
 		}
-		if o.refused%manyRefusals == 0 && l.refused > l.admitted {
+		if o.refused%l.manyRefusals() == 0 && l.refused > l.admitted {
 			select {
 			case l.many <- struct{}{}:
 			default:
@@ -283,8 +287,9 @@ func (l *limiter) done(now time.Time, name string, began time.Time, what reactio
 }
 
 // room is how many held deliveries of a receiver may be pulled now. They are expected from then on. flowing says that the
-// receiver answers: its deliveries are pulled ahead, as a backlog that was never held is fetched.
-func (l *limiter) room(now time.Time, r store.Receiver, held int) (room int, flowing bool) {
+// receiver answers: its deliveries are pulled ahead, as a backlog that was never held is fetched. Of what those that fail get
+// together, it takes its part, if so many origins are still to come, itself included.
+func (l *limiter) room(now time.Time, r store.Receiver, held, origins int) (room int, flowing bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.isPaused(r) {
@@ -303,7 +308,8 @@ func (l *limiter) room(now time.Time, r store.Receiver, held int) (room int, flo
 		room = 0
 	}
 	if room = min(room-o.coming, maxPull, held); fails {
-		room = l.take(now, o, room)
+		l.fill(now, o)
+		room = l.take(now, o, min(room, max(1, int(l.failing.tokens)/origins)))
 		o.paid += max(0, room)
 	}
 	if room <= 0 {
@@ -331,15 +337,18 @@ func (l *limiter) refusals(now time.Time) (origins map[string]store.HoldReason, 
 	defer l.mu.Unlock()
 	origins = make(map[string]store.HoldReason)
 	for name, o := range l.origins {
-		if reason := l.lasting(now, o); o.refused >= manyRefusals && reason != store.NotHeld {
+		if reason := l.lasting(now, o); o.refused >= l.manyRefusals() && reason != store.NotHeld {
 			origins[name] = reason
 		}
 		o.refused = 0
 	}
-	paused, mostly = l.paused >= manyRefusals, l.refused > l.admitted
+	paused, mostly = l.paused >= l.manyRefusals(), l.refused > l.admitted
 	l.refused, l.paused, l.admitted = 0, 0, 0
 	return origins, paused, mostly
 }
+
+// manyRefusals are as many as there are places, within bounds: few places refuse few between two rounds.
+func (l *limiter) manyRefusals() int { return min(max(l.slots, 5), manyRefusals) }
 
 // lasting is why most of an origin's deliveries are refused for a while, or NotHeld.
 func (l *limiter) lasting(now time.Time, o *origin) store.HoldReason {
@@ -360,21 +369,18 @@ func (l *limiter) refuses(now time.Time, name string) bool {
 	return o != nil && l.lasting(now, o) != store.NotHeld
 }
 
-// busy are the origins whose deliveries others may pass: they are held back, or have as much as their share in flight. crowded
-// says whether any that answers has more than that.
-func (l *limiter) busy(now time.Time) (held, full []string, crowded bool) {
+// busy are the origins whose deliveries others may pass: they have their share in flight, or are held back. crowded says
+// whether any has more than its share.
+func (l *limiter) busy(now time.Time) (names []string, crowded bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, o := range l.origins {
 		crowded = crowded || o.inFlight > l.share
-		switch {
-		case l.lasting(now, o) != store.NotHeld, o.inFlight > 0 && !o.answers(now) && now.Sub(o.since) > firstAnswer:
-			held = append(held, name)
-		case o.inFlight >= l.share:
-			full = append(full, name)
+		if o.inFlight >= l.share || l.lasting(now, o) != store.NotHeld || o.inFlight > 0 && !o.answers(now) && now.Sub(o.since) > firstAnswer {
+			names = append(names, name)
 		}
 	}
-	return held, full, crowded
+	return names, crowded
 }
 
 func (l *limiter) setPauses(pauses []pause) {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -207,13 +208,13 @@ WITH RECURSIVE origins AS (
 ), seen AS MATERIALIZED (
     SELECT o.endpoint_origin, o.scheduled_for FROM origins o LIMIT $3
 ), waiting AS MATERIALIZED (
-    SELECT d.id, d.claim
+    SELECT o.endpoint_origin, d.id, d.claim
       FROM seen o
      CROSS JOIN LATERAL (
            SELECT d.id, d.claim
              FROM {schema}.deliveries d
             WHERE d.status = 'pending' AND d.endpoint_origin = o.endpoint_origin AND d.scheduled_for <= now()
-              AND d.claimed_by IS NULL AND d.held_since IS NULL AND NOT ($6 AND ` + pausedReceiver + `)
+              AND d.claimed_by IS NULL AND d.held_since IS NULL AND NOT ($6::float8 > 0 AND ` + pausedReceiver + `)
             ORDER BY d.scheduled_for
             LIMIT $2) d
      WHERE o.scheduled_for <= now() AND o.endpoint_origin <> ALL (coalesce($1::text[], '{}'))
@@ -236,26 +237,48 @@ WITH RECURSIVE origins AS (
             LIMIT 1) j
      CROSS JOIN LATERAL (SELECT k.id, k.state, k.scheduled_at FROM {schema}.river_job k WHERE k.id = j.id OFFSET 0 FOR UPDATE SKIP LOCKED) k
      WHERE k.state = 'available'
-       AND CASE WHEN $6 THEN k.scheduled_at < now() - interval '50 milliseconds' ELSE k.scheduled_at > (SELECT f.at FROM front f) END
+       AND CASE WHEN $6 > 0 THEN k.scheduled_at < now() - make_interval(secs => $6) OR $7 AND k.scheduled_at > now() - make_interval(secs => $6 - 0.002)
+                ELSE k.scheduled_at > (SELECT f.at FROM front f) END
 ), moved AS (
     UPDATE {schema}.river_job j
-       SET scheduled_at = CASE WHEN $6 THEN now() ELSE (SELECT f.at FROM front f) - interval '1 millisecond' END
+       SET scheduled_at = CASE WHEN $6 > 0 THEN now() - make_interval(secs => $6 - 0.001) ELSE (SELECT f.at FROM front f) - interval '1 millisecond' END
       FROM passing p
      WHERE j.id = p.id
     RETURNING j.id
 )
-SELECT (SELECT count(*) FROM moved), CASE WHEN count(*) = $3 THEN max(s.endpoint_origin) ELSE '' END FROM seen s`
+SELECT (SELECT count(*) FROM moved),
+       CASE WHEN (SELECT count(*) FROM waiting) = $4 THEN (SELECT max(w.endpoint_origin) FROM waiting w)
+            WHEN count(*) = $3 THEN max(s.endpoint_origin)
+            ELSE '' END
+  FROM seen s`
 
-// LetPass moves jobs to the front of the queue that wait behind the busy origins' backlog: of each other origin up to n, and
-// up to limit altogether. What is at the very front stays there. With beyond, those that have waited for more than a moment,
-// and are not paused, are moved to the queue's end instead: that is where deliveries are fetched while the queue is cleared. It looks at up to
-// origins of them after one, and says how many passed, and after which one to go on: "" is the first.
-func (s *Store) LetPass(ctx context.Context, busy []string, after string, n, origins, limit int, beyond bool) (passed int, next string, err error) {
+// Passing says who passes whom.
+type Passing struct {
+	Busy    []string // whose backlog is passed
+	Each    int      // at most, of each other origin
+	All     int      // and altogether
+	After   string   // origins after this one are looked at
+	Origins int      // so many of them at most
+
+	// Since is when the queue began to be cleared; zero: it is not cleared. Deliveries are fetched from there on then, so that
+	// they pass to that place instead of the queue's front, if they are not paused: those before it, and, with Crowded, those
+	// behind it, too.
+	Since   time.Time
+	Crowded bool
+}
+
+// LetPass moves jobs to the front of the queue that wait behind the busy origins' backlog. What is at the very front stays
+// there. It says how many passed, and after which origin to go on: "" is the first.
+func (s *Store) LetPass(ctx context.Context, p Passing) (passed int, next string, err error) {
+	var age float64
+	if !p.Since.IsZero() {
+		age = seconds(time.Since(p.Since))
+	}
 	err = s.inBatchTx(ctx, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, s.sql(letPassSQL), busy, n, origins, limit, after, beyond).Scan(&passed, &next)
+		return tx.QueryRow(ctx, s.sql(letPassSQL), p.Busy, p.Each, p.Origins, p.All, p.After, age, p.Crowded).Scan(&passed, &next)
 	})
 	if err != nil {
-		return 0, after, fmt.Errorf("store: let others pass: %w", err)
+		return 0, p.After, fmt.Errorf("store: let others pass: %w", err)
 	}
 	return passed, next, nil
 }

@@ -154,27 +154,45 @@ func TestLetPass(t *testing.T) {
 	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) SELECT o FROM generate_series(1, 5), unnest(ARRAY['http://a/', 'http://b/']) o`)
 	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, scheduled_for) VALUES ('http://c/', now() + interval '1 hour')`)
 	db.Exec(t, `UPDATE riverhook.deliveries SET held_since = now() WHERE id = (SELECT min(id) FROM riverhook.deliveries WHERE endpoint_url = 'http://a/')`)
-	for _, limits := range []struct{ each, origins, altogether, passed int }{{3, 100, 1, 1}, {3, 1, 1000, 2}, {3, 100, 1000, 4}} {
+	for _, limits := range []struct {
+		each, origins, altogether, passed int
+		next                              string
+	}{{3, 100, 1, 1, "http://a"}, {3, 1, 1000, 2, "http://a"}, {3, 100, 1000, 4, ""}} {
 		// What passed before passes again, but for what is at the very front.
-		passed, next, err := st.LetPass(ctx, []string{"http://busy"}, "", limits.each, limits.origins, limits.altogether, false)
+		passed, next, err := st.LetPass(ctx, store.Passing{Busy: []string{"http://busy"}, Each: limits.each, Origins: limits.origins, All: limits.altogether})
 		require.NoError(t, err)
 		assert.Equal(t, limits.passed, passed)
-		assert.Equal(t, limits.origins == 1, next == "http://a")
+		assert.Equal(t, limits.next, next)
 	}
 	front := `SELECT (SELECT string_agg(endpoint_url, ' ' ORDER BY endpoint_url) FROM (
 		SELECT d.endpoint_url FROM riverhook.river_job j JOIN riverhook.deliveries d ON d.id = (j.args->>'delivery_id')::bigint
 		 WHERE j.state = 'available' ORDER BY j.priority, j.scheduled_at, j.id LIMIT 7) f)`
 	assert.Equal(t, "http://a/ http://a/ http://a/ http://b/ http://b/ http://b/ http://busy/", pgtest.Scalar[string](t, db, front))
 
-	// While the queue is cleared they pass to its end, where it is fetched from: those that have waited for a moment.
-	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, scheduled_for) VALUES ('http://d/', now()), ('http://d/', now() + interval '1 minute')`)
-	db.Exec(t, `UPDATE riverhook.river_job SET scheduled_at = now() - interval '1 second' WHERE state = 'available' AND id = (SELECT max(id) FROM riverhook.river_job WHERE state = 'available')`)
-	now := pgtest.Scalar[time.Time](t, db, `SELECT now()`)
-	passed, _, err := st.LetPass(ctx, []string{"http://busy", "http://a", "http://b"}, "", 1000, 1000, 1000, true)
+	// While the queue is cleared they pass to where it is fetched from then: those before that place; with Crowded, all.
+	at := func(url string) time.Time {
+		return pgtest.Scalar[time.Time](t, db, `SELECT max(j.scheduled_at) FROM riverhook.river_job j JOIN riverhook.deliveries d ON d.id = (j.args->>'delivery_id')::bigint
+			WHERE j.state = 'available' AND d.endpoint_url = $1`, url)
+	}
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://d/'), ('http://e/'), ('http://f/')`)
+	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url, scheduled_for) VALUES ('http://d/', now() + interval '1 minute')`)
+	db.Exec(t, `INSERT INTO riverhook.pauses (endpoint_origin) VALUES ('http://f')`)
+	db.Exec(t, `UPDATE riverhook.river_job j SET scheduled_at = now() - interval '1 minute' FROM riverhook.deliveries d
+		WHERE d.id = (j.args->>'delivery_id')::bigint AND d.endpoint_url IN ('http://d/', 'http://f/') AND j.state = 'available'`)
+	late := at("http://e/")
+	since := time.Now().Add(-30 * time.Second)
+	p := store.Passing{Busy: []string{"http://busy", "http://a", "http://b"}, Each: 1000, Origins: 1000, All: 1000, Since: since}
+	passed, _, err := st.LetPass(ctx, p)
 	require.NoError(t, err)
 	assert.Equal(t, 1, passed)
-	assert.False(t, pgtest.Scalar[time.Time](t, db, `SELECT j.scheduled_at FROM riverhook.river_job j JOIN riverhook.deliveries d ON d.id = (j.args->>'delivery_id')::bigint
-		WHERE j.state = 'available' AND d.endpoint_url = 'http://d/'`).Before(now))
+	assert.WithinDuration(t, since, at("http://d/"), 20*time.Second)
+	assert.Equal(t, late, at("http://e/"))
+	p.Crowded = true
+	passed, _, err = st.LetPass(ctx, p)
+	require.NoError(t, err)
+	assert.Positive(t, passed)
+	assert.WithinDuration(t, since, at("http://e/"), 20*time.Second)
+	assert.True(t, at("http://f/").Before(since), "paused")
 }
 
 // A sweep of a large backlog takes long. While it holds its lock, what was deleted meanwhile can be forgotten: otherwise
@@ -202,7 +220,7 @@ func TestLetPassComesToAll(t *testing.T) {
 	db.Exec(t, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://z/')`)
 	passed, calls := 0, 0
 	for after := ""; calls == 0 || after != ""; calls++ {
-		n, next, err := st.LetPass(context.Background(), []string{"http://busy"}, after, 10, 20, 1000, false)
+		n, next, err := st.LetPass(context.Background(), store.Passing{Busy: []string{"http://busy"}, After: after, Each: 10, Origins: 20, All: 1000})
 		require.NoError(t, err)
 		require.Greater(t, next+"~", after)
 		passed, after = passed+n, next

@@ -98,7 +98,7 @@ func TestHotPlans(t *testing.T) {
 			"heldReceiversSQL":     `('', '', 1000)`,
 			"pullSQL":              `('{http://a}', '{default}', '{10}')`,
 			"holdQueuedSQL":        `('{http://a}', '{failing}', '2020-01-01', 7, 5, 1000)`,
-			"letPassSQL":           `('{http://b}', 10, 100, 1000, '', false)`,
+			"letPassSQL":           `('{http://b}', 10, 100, 1000, '', 0, false)`,
 			"heldSQL":              `('{1}', '{1}', '{n}')`,
 			"sweepPageSQL":         `('-infinity', 0, 1000, 60)`,
 			"lockExpiredSQL":       `('{1,2}')`,

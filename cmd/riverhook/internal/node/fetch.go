@@ -19,9 +19,9 @@ const (
 	slack = 3 * time.Second
 	// lookInterval is how often a node looks for jobs behind that, unless one look takes more than a lookShare of the time.
 	lookInterval, lookShare = 250 * time.Millisecond, 10
-	// slowFetch is how long a fetch beyond what is being cleared may take before the next one begins at what is newer: it went
-	// through jobs that are held back, too.
-	slowFetch = 50 * time.Millisecond
+	// slowFetch, and slowFetchEach for each job, is how long a fetch beyond what is being cleared takes that does not go through
+	// many jobs that are held back, too.
+	slowFetch, slowFetchEach = 50 * time.Millisecond, 100 * time.Microsecond
 )
 
 // front is where the queue of deliveries begins, as far as this node knows.
@@ -46,8 +46,8 @@ type front struct {
 	clock   time.Time // of the database, at; zero: nothing is known yet
 	at      time.Time
 
-	beyond  time.Time           // while the queue is cleared: where the second front begins; zero: it is not
-	cleared store.QueuePosition // and up to where the first one has come
+	around  bool                // the last fetch was one while the queue is cleared
+	cleared store.QueuePosition // and this is where the first front had come
 
 	behind  bool // there are jobs behind the front
 	looking bool
@@ -66,8 +66,8 @@ func (f *front) get(ctx context.Context, river riverdriver.Executor, p *riverdri
 	if f.clearing != nil {
 		c = f.clearing()
 	}
-	if c == nil && !f.beyond.IsZero() {
-		f.beyond, f.cleared, f.clock = time.Time{}, store.QueuePosition{}, time.Time{} // what was left between the two fronts is not known
+	if c == nil && f.around { // what was left between the two fronts is not known
+		f.around, f.cleared, f.clock = false, store.QueuePosition{}, time.Time{}
 	}
 	if f.clock.IsZero() || f.behind && c == nil {
 		f.behind = false
@@ -103,9 +103,7 @@ func (f *front) now() time.Time { return f.clock.Add(time.Since(f.at)) }
 
 // getAround is a fetch while the queue is cleared.
 func (f *front) getAround(ctx context.Context, by store.Fetcher, c *worker.Clearing, limit int) (*riverdriver.JobGetAvailableResult, error) {
-	if f.beyond.IsZero() {
-		f.beyond = f.now().Add(-time.Since(c.Since))
-	}
+	f.around = true
 	var jobs []*rivertype.JobRow
 	if c.Behind != f.cleared {
 		cleared, err := f.store.FetchBetween(ctx, by, f.cleared, c.Behind, limit)
@@ -119,12 +117,12 @@ func (f *front) getAround(ctx context.Context, by store.Fetcher, c *worker.Clear
 	}
 	if limit -= len(jobs); limit > 0 {
 		began := time.Now()
-		fetched, err := f.store.FetchExcept(ctx, by, f.beyond, c.Origins, limit)
+		fetched, err := f.store.FetchExcept(ctx, by, f.now().Add(-time.Since(c.Since)), c.Origins, limit)
+		if err != nil || time.Since(began) > slowFetch+time.Duration(len(fetched))*slowFetchEach {
+			c.Slow()
+		}
 		if err != nil && len(jobs) == 0 {
 			return nil, err
-		}
-		if time.Since(began) > slowFetch {
-			f.beyond = f.now()
 		}
 		jobs = append(jobs, jobRows(fetched)...)
 	}

@@ -124,6 +124,34 @@ func TestBacklogThatIsHeldIsInNobodysWay(t *testing.T) {
 	}
 }
 
+// However many receivers fail, each is asked now and then, so that whichever recovers gets what is held back for it.
+func TestEachOfManyThatFailIsAsked(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	var well atomic.Pointer[string]
+	var last string
+	const receivers, each = 12, 100
+	for range receivers {
+		var url string
+		r := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) {
+			if w := well.Load(); w != nil && *w == url {
+				return
+			}
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+		url = r.URL
+		bulk(t, db, url, each)
+		last = max(last, url)
+	}
+	c := config(t, db)
+	c.Concurrency, c.EndpointConcurrency, c.Policy.MaxAttempts, c.Policy.BaseDelay = 50, 1, 1000, time.Minute
+	start(t, c)
+	eventually(t, db, true, `SELECT count(*) > $1::int FROM riverhook.deliveries WHERE held_reason = 'failing' AND NOT EXISTS (
+		SELECT FROM riverhook.river_job WHERE state = 'available' AND queue = 'webhooks' AND scheduled_at <= now())`, receivers*each/2)
+	well.Store(&last)
+	eventually(t, db, 0, `SELECT count(*)::int FROM riverhook.deliveries WHERE held_since IS NOT NULL AND endpoint_origin = $1`, last)
+}
+
 // A receiver that answers, slowly, and has a backlog, leaves room for what comes later for others.
 func TestOthersPassABacklog(t *testing.T) {
 	t.Parallel()
