@@ -16,6 +16,7 @@ type group[In, Out any] struct {
 
 	mu      sync.Mutex
 	began   time.Time // the last flush
+	flushed int       // its members
 	waiting []In
 	answers []chan Out // of those waiting, in their order
 	flying  int
@@ -60,12 +61,12 @@ func (g *group[In, Out]) fly() {
 			g.mu.Unlock()
 			return
 		}
-		if left := g.pace.every - time.Since(g.began); left > 0 && n < g.pace.enough {
+		if left := g.pace.every - time.Since(g.began); left > 0 && g.flushed >= g.pace.many && n < g.pace.enough {
 			g.mu.Unlock()
 			g.pace.wait(left)
 			continue
 		}
-		g.began = time.Now()
+		g.began, g.flushed = time.Now(), n
 		batch, answers := g.waiting[:n:n], g.answers[:n:n]
 		// What waits on moves to arrays of its own: those of the batch end with it.
 		g.waiting = append(make([]In, 0, max(len(g.waiting)-n, n)), g.waiting[n:]...)
@@ -78,16 +79,17 @@ func (g *group[In, Out]) fly() {
 	}
 }
 
-// pace spares a busy database small batches: a flush begins not sooner than every after the one before, unless there are
-// enough for it. The first after a rest begins at once.
+// pace spares a busy database small batches: after a flush that had many members, the next one begins not sooner than every
+// later, unless there are enough for it. The first after a rest begins at once.
 type pace struct {
 	every   time.Duration
+	many    int
 	enough  int
 	reached chan struct{}
 }
 
-func newPace(every time.Duration, enough int) pace {
-	return pace{every, enough, make(chan struct{}, 1)}
+func newPace(every time.Duration, many, enough int) pace {
+	return pace{every, many, enough, make(chan struct{}, 1)}
 }
 
 // wait ends after d, or when there may be enough.

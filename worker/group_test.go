@@ -228,34 +228,36 @@ func TestGroupOfAThousand(t *testing.T) {
 	}
 }
 
-// A group with a pace flushes the first member at once. Those that come right after it wait for their time, or until there
-// are enough of them.
+// A group with a pace flushes the first members at once, however soon after a few others. Those that come right after many wait
+// for their time, or until there are enough of them.
 func TestGroupPace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		const every, enough = 20 * time.Millisecond, 3
+		const every, many, enough = 20 * time.Millisecond, 2, 3
 		type flushed struct {
 			at  time.Duration
 			ins int
 		}
 		var all []flushed
-		start := time.Now()
-		g := &group[int, int]{size: 10, lanes: 1, pace: newPace(every, enough), flush: func(ins []int) []int {
+		start, takes := time.Now(), time.Millisecond
+		g := &group[int, int]{size: 10, lanes: 1, pace: newPace(every, many, enough), flush: func(ins []int) []int {
 			all = append(all, flushed{time.Since(start), len(ins)})
+			time.Sleep(takes)
 			return negatives(ins)
 		}}
 		var wg sync.WaitGroup
 		join(t, &wg, g, 1) // at once
-		join(t, &wg, g, 2) // after every
+		join(t, &wg, g, 2) // these as soon as it is over: it was but one
 		join(t, &wg, g, 3)
 		wg.Wait()
-		join(t, &wg, g, 4) // not before there are enough, or after every
+		join(t, &wg, g, 4) // not before there are enough, or their time comes
 		join(t, &wg, g, 5)
 		join(t, &wg, g, 6)
 		wg.Wait()
-		time.Sleep(time.Second)
-		join(t, &wg, g, 7) // at once
+		join(t, &wg, g, 7) // its time
 		wg.Wait()
-		assert.Equal(t, []flushed{{0, 1}, {every, 2}, {every, 3}, {every + time.Second, 1}}, all)
+		join(t, &wg, g, 8) // at once
+		wg.Wait()
+		assert.Equal(t, []flushed{{0, 1}, {takes, 2}, {2 * takes, 3}, {2*takes + every, 1}, {3*takes + every, 1}}, all)
 	})
 }

@@ -101,9 +101,9 @@ const (
 	claimLanes, claimSize   = 2, 500
 	recordLanes, recordSize = 2, 500
 	holdLanes, holdSize     = 1, 500
-	// While many are recorded or held back, a flush begins not sooner than so long after the one before, or when a paceShare of
-	// the places waits for it: nobody waits for these, and a small batch costs as much as a dozen members.
-	recordPace, holdPace, paceShare = 20 * time.Millisecond, 50 * time.Millisecond, 10
+	// After paceMany were recorded or held back together, the next flush begins not sooner than so long later, or when a paceShare
+	// of the places waits for it: nobody waits for these, and a small batch costs as much as a dozen members.
+	recordPace, holdPace, paceMany, paceShare = 20 * time.Millisecond, 50 * time.Millisecond, 5, 10
 	// maxBatchBytes of payload come with one claim.
 	maxBatchBytes = 16 << 20
 	// maxBatchPayload is the largest payload that comes with its claim. Larger ones are fetched after it: a claim that takes
@@ -137,8 +137,8 @@ func New(c Config) *Worker {
 		unresolved: make(map[int64]int), attempts: make(map[*attempt]struct{}),
 	}
 	w.claims = group[delivery.JobArgs, claim]{flush: w.flushClaims, size: claimSize, lanes: claimLanes}
-	w.records = group[store.Attempt, record]{flush: w.flushRecords, size: recordSize, lanes: recordLanes, pace: newPace(recordPace, c.Concurrency/paceShare)}
-	w.holds = group[store.Release, bool]{flush: w.flushHolds, size: holdSize, lanes: holdLanes, pace: newPace(holdPace, c.Concurrency/paceShare)}
+	w.records = group[store.Attempt, record]{flush: w.flushRecords, size: recordSize, lanes: recordLanes, pace: newPace(recordPace, paceMany, c.Concurrency/paceShare)}
+	w.holds = group[store.Release, bool]{flush: w.flushHolds, size: holdSize, lanes: holdLanes, pace: newPace(holdPace, paceMany, c.Concurrency/paceShare)}
 	w.limiter = newLimiter(c.Concurrency, c.EndpointConcurrency)
 	w.life, w.stop = context.WithCancel(context.Background())
 	return w
