@@ -38,8 +38,8 @@ func TestRest(t *testing.T) {
 		want time.Duration
 	}{
 		"the first pages":      {unpacedPages - 1, live, 20 * time.Millisecond, 0},
-		"a backlog":            {unpacedPages, live, 10 * time.Millisecond, 90 * time.Millisecond},
-		"a slow database":      {unpacedPages, live, 10 * time.Second, 2 * time.Second},
+		"a backlog":            {unpacedPages, live, 10 * time.Millisecond, 40 * time.Millisecond},
+		"a slow database":      {unpacedPages, live, 10 * time.Second, time.Second},
 		"a lost job":           {unpacedPages, store.SweepPage{Seen: pageSize, Live: pageSize - 1, Requeued: 1}, time.Millisecond, 0},
 		"a locked row":         {unpacedPages, store.SweepPage{Seen: pageSize, Live: pageSize - 1, Skipped: 1}, time.Millisecond, 0},
 		"a node that was lost": {unpacedPages, store.SweepPage{Seen: pageSize, Reclaimed: make([]store.Attempt, 1)}, time.Millisecond, 0},

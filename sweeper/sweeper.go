@@ -30,7 +30,7 @@ const (
 	pageTimeout = 30 * time.Second
 	// The first unpacedPages of a sweep follow each other at once, then there are pauses of up to maxRest, for restingTime in
 	// all: see rest.
-	unpacedPages, maxRest, restingTime = 5, 2 * time.Second, 5 * time.Minute
+	unpacedPages, maxRest, restingTime = 5, time.Second, 5 * time.Minute
 )
 
 // ErrRunning says that another sweep is running: there is no need for a second.
@@ -157,13 +157,13 @@ func sized(size int, took time.Duration) int {
 }
 
 // rest is the pause after the n-th page, which took that long. A large backlog whose jobs are all there needs no sweep, and
-// going through it takes from the workers what they work it off with: it gets a tenth of one connection's time, and is through
-// a million in two to six minutes. There is no pause on the first pages, nor where anything was amiss.
+// going through it takes from the workers what they work it off with: it gets a fifth of one connection's time, and is through
+// a million in one to four minutes. There is no pause on the first pages, nor where anything was amiss.
 func rest(n int, page store.SweepPage, took time.Duration) time.Duration {
 	if n < unpacedPages || page.Requeued+page.Skipped+len(page.Reclaimed) > 0 {
 		return 0
 	}
-	return min(9*took, maxRest)
+	return min(4*took, maxRest)
 }
 
 func wait(ctx context.Context, d time.Duration) bool {
