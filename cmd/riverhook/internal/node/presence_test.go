@@ -190,8 +190,10 @@ func TestPresenceOutlastsPostgres(t *testing.T) {
 	g := newGate(t)
 	c := config(t, db)
 	c.Timeout, c.Lease = time.Minute, time.Hour
-	start(t, c)
-	start(t, c)
+	one, _ := start(t, c)
+	two, _ := start(t, c)
+	// One whose start Postgres interrupts ends what it had begun to send.
+	require.Eventually(t, func() bool { return one.Delivering() && two.Delivering() }, time.Minute, 10*time.Millisecond)
 	eventually(t, db, 2, `SELECT count(taken_at)::int FROM riverhook.nodes`)
 	id := insert(t, db, g.URL)
 	g.wait(t)
