@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
 )
 
 // printable is s as it can be shown in a terminal: what a receiver sent may hold escape sequences.
@@ -21,17 +23,11 @@ func printable(s string) string {
 	return quoted[1 : len(quoted)-1]
 }
 
-// lacksRights says whether a statement failed because the role may not do that.
-func lacksRights(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "42501"
-}
-
 // explainDatabaseError adds what to do about a statement that failed: a role of the named kind is wanted.
 func explainDatabaseError(err error, as string) error {
 	var pg *pgconn.PgError
 	switch {
-	case lacksRights(err):
+	case node.LacksRights(err):
 		return hintError{err, "this role lacks the rights: riverhook migrate grant ROLE --as " + as}
 	case errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000"):
 		return hintError{err, "is this the right database and --schema? Otherwise: riverhook migrate up"}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
 	"github.com/riverhook/riverhook/delivery/store"
 	"github.com/riverhook/riverhook/migrations"
 )
@@ -92,7 +93,7 @@ func (f databaseFlags) checkSchema(ctx context.Context, pool *pgxpool.Pool) erro
 	defer cancel()
 	status, err := migrations.Inspect(ctx, pool, string(f.Schema))
 	switch {
-	case lacksRights(err):
+	case node.LacksRights(err):
 		return nil // a reader may not look there; what it may not do, its command will say
 	case err != nil:
 		return err

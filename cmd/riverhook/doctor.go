@@ -197,7 +197,7 @@ func printFinding(out io.Writer, f finding, asJSON bool) error {
 func unable(p *patient, err error) []finding {
 	message := internalPrefix.ReplaceAllString(err.Error(), "")
 	switch {
-	case lacksRights(err):
+	case node.LacksRights(err):
 		return []finding{fail(p.grant(), "%s", message)}
 	case errors.Is(err, context.DeadlineExceeded), store.IsTooSlow(err):
 		return []finding{warn("run it again when the database has less to do", "this could not be looked at in time: %s", message)}
@@ -539,7 +539,7 @@ func checkEnqueue(ctx context.Context, p *patient) []finding {
 	warning := p.warning
 	p.mu.Unlock()
 	switch {
-	case err != nil && !lacksRights(err) && store.IsRefusal(err) && !store.IsTooSlow(err):
+	case err != nil && !node.LacksRights(err) && store.IsRefusal(err) && !store.IsTooSlow(err):
 		return []finding{fail("applications cannot enqueue either: look at what the error names", "an INSERT fails: %s", internalPrefix.ReplaceAllString(err.Error(), ""))}
 	case err != nil:
 		return unable(p, err)

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
 	"github.com/riverhook/riverhook/delivery/store"
 	"github.com/riverhook/riverhook/migrations"
 )
@@ -32,7 +33,7 @@ func (cmd *migrateUpCmd) Run(ctx context.Context, c console) error {
 	}
 	defer pool.Close()
 	report, err := migrations.Up(ctx, pool, migrations.Options{Schema: string(cmd.Schema), Log: cmd.logger(c)})
-	if lacksRights(err) {
+	if node.LacksRights(err) {
 		return hintError{err, fmt.Sprintf("the role needs CREATE on the database, or a schema %s that it owns", string(cmd.Schema))}
 	}
 	if err != nil {
@@ -138,7 +139,7 @@ func (cmd *migrateGrantCmd) Run(ctx context.Context, c console) error {
 	}
 	defer pool.Close()
 	err = migrations.Grant(ctx, pool, string(cmd.Schema), cmd.Role, cmd.As)
-	if lacksRights(err) {
+	if node.LacksRights(err) {
 		return hintError{err, "run this as the role that owns the schema: the one that ran riverhook migrate up"}
 	}
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/store"
 )
@@ -250,7 +251,7 @@ func (cmd *heldCmd) Run(ctx context.Context, c console) error {
 		return explainDatabaseError(err, "reader")
 	}
 	pauses, err := st.Pauses(ctx)
-	unseen := lacksRights(err) // a reader sees deliveries, and not this
+	unseen := node.LacksRights(err) // a reader sees deliveries, and not this
 	switch {
 	case unseen:
 		_, _ = fmt.Fprintln(c.err, "this role may not see the pauses: riverhook migrate grant ROLE --as reader")

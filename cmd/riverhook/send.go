@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/riverhook/riverhook/cmd/riverhook/internal/node"
 	"github.com/riverhook/riverhook/delivery"
 	"github.com/riverhook/riverhook/delivery/store"
 )
@@ -170,7 +171,7 @@ func (cmd *sendCmd) wait(ctx context.Context, c console, st *store.Store, e stor
 	for {
 		row, made, err := st.Get(ctx, e.ID, "")
 		switch {
-		case lacksRights(err):
+		case node.LacksRights(err):
 			return cmd.blind(c, e)
 		case err != nil && ctx.Err() == nil:
 			return explainDatabaseError(err, "reader")

@@ -218,7 +218,7 @@ func (n *Node) Run(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}
-		if lacksRights(err) {
+		if LacksRights(err) {
 			return n.wantsRights(err)
 		}
 		n.Log.Warn("cannot start yet: trying again", append([]any{"error", err}, n.hint(err)...)...)
@@ -284,7 +284,7 @@ func (n *Node) checkSchema(ctx context.Context) error {
 	}
 	if n.Migrate {
 		report, err := migrations.Up(ctx, n.pools.other, migrations.Options{Schema: n.Schema, Log: n.Log})
-		if lacksRights(err) {
+		if LacksRights(err) {
 			return fmt.Errorf("%w (only the schema's owner may migrate: run riverhook migrate up as that role, and serve without --migrate)", err)
 		}
 		if err != nil {
@@ -295,7 +295,7 @@ func (n *Node) checkSchema(ctx context.Context) error {
 		}
 	}
 	status, err := migrations.Inspect(try, n.pools.other, n.Schema)
-	if lacksRights(err) {
+	if LacksRights(err) {
 		return n.wantsRights(err)
 	}
 	if err != nil {
@@ -304,7 +304,8 @@ func (n *Node) checkSchema(ctx context.Context) error {
 	return status.Check(n.Schema)
 }
 
-func lacksRights(err error) bool {
+// LacksRights says whether a statement failed because the role may not do that.
+func LacksRights(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "42501"
 }
