@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,11 +15,12 @@ import (
 )
 
 const (
-	// slack is how far before the last job a fetch begins: a transaction may last for so long, and its jobs are found by the
+	// slack is how far before the front a fetch begins: a transaction may last for so long, and its jobs are found by the
 	// next fetch all the same.
 	slack = 3 * time.Second
-	// lookInterval is how often a node looks for jobs behind that, unless one look takes more than a lookShare of the time.
-	lookInterval, lookShare = 250 * time.Millisecond, 10
+	// lookInterval is how often a node looks for jobs behind that, unless one look takes more than a lookShare of the time. But
+	// however long it took, also to a Postgres that did not answer, the next one follows within maxLookInterval.
+	lookInterval, lookShare, maxLookInterval = 250 * time.Millisecond, 10, 5 * time.Second
 	// slowFetch, and slowFetchEach for each job, is how long a fetch beyond what is being cleared takes that does not go through
 	// many jobs that are held back, too.
 	slowFetch, slowFetchEach = 50 * time.Millisecond, 100 * time.Microsecond
@@ -39,12 +41,11 @@ type front struct {
 	life     context.Context         //nolint:containedctx // the node's, for what goes on between two fetches
 	clearing func() *worker.Clearing // nil, or it returns nil: the queue is not being cleared
 
-	mu      sync.Mutex
-	ended   bool      // nothing more is fetched
-	next    time.Time // when the last job that was fetched was scheduled
-	drained bool      // there was none after it
-	clock   time.Time // of the database, at; zero: nothing is known yet
-	at      time.Time
+	mu    sync.Mutex
+	ended bool      // nothing more is fetched
+	next  time.Time // the front, by the database's clock: the last job that was fetched, or the last fetch if that left nothing
+	clock time.Time // of the database, at; zero: nothing is known yet
+	at    time.Time
 
 	around  bool                // the last fetch was one while the queue is cleared
 	cleared store.QueuePosition // and this is where the first front had come
@@ -71,9 +72,10 @@ func (f *front) get(ctx context.Context, river riverdriver.Executor, p *riverdri
 	}
 	if f.clock.IsZero() || f.behind && c == nil {
 		f.behind = false
+		asked := f.now()
 		result, err := river.JobGetAvailable(ctx, p)
 		if err == nil {
-			f.saw(result.Jobs, p.MaxToLock)
+			f.saw(result.Jobs, p.MaxToLock, asked)
 		}
 		return result, err
 	}
@@ -81,17 +83,14 @@ func (f *front) get(ctx context.Context, river riverdriver.Executor, p *riverdri
 	if c != nil {
 		return f.getAround(ctx, by, c, p.MaxToLock)
 	}
-	from := f.next.Add(-slack)
-	if f.drained {
-		from = f.now().Add(-slack)
-	}
+	from, asked := f.next.Add(-slack), f.now()
 	fetched, err := f.store.Fetch(ctx, by, from, p.MaxToLock)
 	if err != nil {
 		return nil, err
 	}
 	jobs := jobRows(fetched)
-	f.saw(jobs, p.MaxToLock)
-	if !f.looking && time.Since(f.looked) >= max(lookInterval, lookShare*f.took) {
+	f.saw(jobs, p.MaxToLock, asked)
+	if !f.looking && time.Since(f.looked) >= min(max(lookInterval, lookShare*f.took), maxLookInterval) {
 		f.looking = true
 		go f.look(from)
 	}
@@ -137,20 +136,16 @@ func (f *front) end() {
 	f.ended = true
 }
 
-// saw moves the front to the last of jobs, which are all that there are, up to limit.
-func (f *front) saw(jobs []*rivertype.JobRow, limit int) {
-	f.drained = len(jobs) < limit
+// saw moves the front: jobs are all that there were, up to limit, when the database's clock showed asked.
+func (f *front) saw(jobs []*rivertype.JobRow, limit int, asked time.Time) {
+	f.next = asked
 	if len(jobs) == 0 {
 		return
 	}
-	f.next = jobs[0].ScheduledAt
-	for _, j := range jobs {
-		if j.ScheduledAt.After(f.next) {
-			f.next = j.ScheduledAt
-		}
-	}
-	if at := jobs[0].AttemptedAt; at != nil {
-		f.clock, f.at = *at, time.Now()
+	f.clock, f.at = *jobs[0].AttemptedAt, time.Now()
+	f.next = f.clock
+	if len(jobs) == limit {
+		f.next = slices.MaxFunc(jobs, func(a, b *rivertype.JobRow) int { return a.ScheduledAt.Compare(b.ScheduledAt) }).ScheduledAt
 	}
 }
 

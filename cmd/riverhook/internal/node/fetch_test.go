@@ -48,12 +48,10 @@ func TestFetchFromTheFront(t *testing.T) {
 	)
 	db.Exec(t, insert, 10)
 	assert.Equal(t, []int64{1, 2, 3}, fetch(3), "as River does: nothing is known yet")
-	assert.False(t, f.drained)
 	f.looking = true // nobody else looks
 	assert.Equal(t, []int64{4, 5, 6}, fetch(3))
 	db.Exec(t, move, 1, "1 hour")
 	assert.Equal(t, []int64{7, 8, 9, 10}, fetch(5), "not the first one again, which is behind the front")
-	assert.True(t, f.drained)
 	assert.Empty(t, fetch(5))
 
 	// Of a transaction that began two seconds ago, and of one that began four seconds ago.
@@ -80,6 +78,30 @@ func TestFetchFromTheFront(t *testing.T) {
 	f.end()
 	db.Exec(t, insert, 1)
 	assert.Empty(t, fetch(5))
+}
+
+// A node that did not fetch for a while, whose database was away or whose places were taken, goes on where it was, whatever
+// came meanwhile; and a look that had to wait for the database is not the last one for long.
+func TestFetchAfterAWhile(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	db.MayHaveProblems(t, "jobs are fetched and never worked")
+	f, fetch := fetching(t, db)
+	const insert = `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://127.0.0.1:1/')`
+	db.Exec(t, insert)
+	assert.Equal(t, []int64{1}, fetch(5))
+	f.looking = true // nobody else looks
+	assert.Empty(t, fetch(5))
+	db.Exec(t, insert)
+	require.Eventually(t, func() bool {
+		return pgtest.Scalar[bool](t, db, `SELECT scheduled_at < now() - $1::interval FROM riverhook.river_job WHERE state = 'available'`, slack+100*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
+	assert.Equal(t, []int64{2}, fetch(5))
+
+	db.Exec(t, insert)
+	db.Exec(t, `UPDATE riverhook.river_job SET scheduled_at = now() - interval '1 hour' WHERE state = 'available'`)
+	f.looking, f.looked, f.took = false, time.Now().Add(-maxLookInterval), time.Minute
+	require.Eventually(t, func() bool { return slices.Equal([]int64{3}, fetch(5)) }, 10*time.Second, 10*time.Millisecond)
 }
 
 // While the queue is cleared, deliveries are fetched where it has been, and beyond what was there when that began, but for
@@ -157,7 +179,7 @@ func TestFetchedJobsAreRivers(t *testing.T) {
 	require.Len(t, theirs.Jobs, 1)
 	db.Exec(t, `UPDATE riverhook.river_job SET state = 'available', attempt = 2, attempted_by = ARRAY['a', 'b', 'c']`)
 	f := &front{store: store.New(db.Pool, db.Schema), life: context.Background(), looking: true}
-	f.saw(theirs.Jobs, 10)
+	f.saw(theirs.Jobs, 10, time.Time{})
 	ours, err := f.get(context.Background(), executor, params)
 	require.NoError(t, err)
 	require.Len(t, ours.Jobs, 1)
