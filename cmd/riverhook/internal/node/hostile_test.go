@@ -583,7 +583,7 @@ type hostile struct {
 func TestHostileReceivers(t *testing.T) {
 	t.Parallel()
 	const (
-		timeout = 2 * time.Second
+		timeout = 5 * time.Second
 		chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 		long    = "longer than 8192 bytes"
 		broke   = "broke off"
