@@ -20,7 +20,7 @@ const (
 	slack = 3 * time.Second
 	// lookInterval is how often a node looks for jobs behind that, unless one look takes more than a lookShare of the time. But
 	// however long it took, also to a Postgres that did not answer, the next one follows within maxLookInterval.
-	lookInterval, lookShare, maxLookInterval = 250 * time.Millisecond, 10, 5 * time.Second
+	lookInterval, lookShare, maxLookInterval = 250 * time.Millisecond, 10, 30 * time.Second
 	// slowFetch, and slowFetchEach for each job, is how long a fetch beyond what is being cleared takes that does not go through
 	// many jobs that are held back, too.
 	slowFetch, slowFetchEach = 50 * time.Millisecond, 100 * time.Microsecond
@@ -149,7 +149,7 @@ func (f *front) saw(jobs []*rivertype.JobRow, limit int, asked time.Time) {
 	}
 }
 
-// look finds out whether there are jobs before from. When it fails, the next one comes soon.
+// look finds out whether there are jobs before from. When it fails, the next one does.
 func (f *front) look(from time.Time) {
 	began := time.Now()
 	behind, err := f.store.AvailableBefore(f.life, from)
