@@ -136,6 +136,38 @@ func TestDownOneStep(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// Rows of before keep their origin when it is not generated any more, and going back leaves them as they are.
+func TestOriginIsKept(t *testing.T) {
+	t.Parallel()
+	db := pgtest.NewEmpty(t)
+	ctx := context.Background()
+	const (
+		generated = `SELECT attgenerated <> '' FROM pg_attribute WHERE attrelid = 'riverhook.deliveries'::regclass AND attname = 'endpoint_origin'`
+		origins   = `SELECT coalesce(endpoint_origin, '') FROM riverhook.deliveries ORDER BY id`
+		insert    = `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://a/'), ('not a url'), ('https://B:8443?x')`
+	)
+	_, err := up(t, db, "riverhook")
+	require.NoError(t, err)
+	_, err = migrations.Down(ctx, db.Pool, migrations.Options{}, 13)
+	require.NoError(t, err)
+	// As it was in version 13.
+	db.Exec(t, `DROP FUNCTION riverhook.deliveries_origin CASCADE`)
+	db.Exec(t, `ALTER TABLE riverhook.deliveries DROP COLUMN endpoint_origin`)
+	db.Exec(t, `ALTER TABLE riverhook.deliveries ADD endpoint_origin text GENERATED ALWAYS AS (substring(lower(endpoint_url) FROM '^https?://[^/?]+')) STORED`)
+	db.Exec(t, insert)
+	_, err = up(t, db, "riverhook")
+	require.NoError(t, err)
+	assert.False(t, pgtest.Scalar[bool](t, db, generated))
+	db.Exec(t, insert)
+	want := []string{"http://a", "", "https://b:8443", "http://a", "", "https://b:8443"}
+	assert.Equal(t, want, pgtest.Column[string](t, db, origins))
+	_, err = migrations.Down(ctx, db.Pool, migrations.Options{}, 1)
+	require.NoError(t, err)
+	assert.Equal(t, want, pgtest.Column[string](t, db, origins))
+	db.Exec(t, insert)
+	assert.Equal(t, append(want, want[:3]...), pgtest.Column[string](t, db, origins), "with the triggers of later")
+}
+
 // A newer program has migrated: an older one serves as long as the migrations say that it can.
 func TestOlderProgram(t *testing.T) {
 	t.Parallel()

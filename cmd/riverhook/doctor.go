@@ -502,6 +502,8 @@ func checkPrivileges(ctx context.Context, p *patient) []finding {
 var triggers = []struct{ name, without string }{
 	{"deliveries_enqueue", "new deliveries wait for the next sweep"},
 	{"deliveries_defaults", "explicit NULLs fail an INSERT"},
+	{"deliveries_origin", "it is not known whom a new delivery is for, so that it is neither isolated nor paused"},
+	{"deliveries_origin_again", "a delivery whose URL is changed counts as one for the old receiver"},
 	{"deliveries_replay", "a replay starts no new round"},
 	{"deliveries_reschedule", "a retry-now does nothing before the next sweep"},
 	{"deliveries_keep_time", "a delivery that is being sent can be lost sight of"},

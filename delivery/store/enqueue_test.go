@@ -213,6 +213,22 @@ func TestOrigin(t *testing.T) {
 		got := pgtest.Scalar[string](t, db, `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ($1) RETURNING coalesce(endpoint_origin, '')`, url)
 		assert.Equal(t, want, got, url)
 	}
+
+	// It follows the URL, and nothing else.
+	const of = ` RETURNING endpoint_origin`
+	id := pgtest.Scalar[int64](t, db, `INSERT INTO riverhook.deliveries (endpoint_url, endpoint_origin) VALUES ('http://a/1', 'http://b') RETURNING id`)
+	assert.Equal(t, "http://a", pgtest.Scalar[string](t, db, `UPDATE riverhook.deliveries SET endpoint_origin = 'http://b' WHERE id = $1`+of, id))
+	assert.Equal(t, "http://c", pgtest.Scalar[string](t, db, `UPDATE riverhook.deliveries SET endpoint_url = 'http://c/' WHERE id = $1`+of, id))
+	tx, err := db.Pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(t.Context()) //nolint:errcheck // it is only looked at
+	_, err = tx.Exec(t.Context(), `SET LOCAL session_replication_role = replica; CREATE SCHEMA mine; SET LOCAL search_path = mine, public`)
+	require.NoError(t, err)
+	var got string
+	require.NoError(t, tx.QueryRow(t.Context(), `UPDATE riverhook.deliveries SET endpoint_url = 'http://d/' WHERE id = $1`+of, id).Scan(&got))
+	assert.Equal(t, "http://d", got)
+	require.NoError(t, tx.QueryRow(t.Context(), `INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('HTTP://e/')`+of).Scan(&got))
+	assert.Equal(t, "http://e", got)
 }
 
 func TestConstraints(t *testing.T) {

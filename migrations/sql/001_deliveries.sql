@@ -319,5 +319,6 @@ INSERT INTO {{.schema}}.schema_migrations (version, name, oldest_program) VALUES
 
 SET LOCAL lock_timeout = '2s';
 DROP TABLE {{.schema}}.deliveries, {{.schema}}.attempts, {{.schema}}.credentials, {{.schema}}.schema_migrations;
+DROP FUNCTION IF EXISTS {{.schema}}.deliveries_origin(); -- of version 14, which leaves it behind
 DROP FUNCTION {{.schema}}.deliveries_enqueue(), {{.schema}}.deliveries_defaults(), {{.schema}}.deliveries_rearm(), {{.schema}}.deliveries_end(), {{.schema}}.deliveries_keep_time(),
               {{.schema}}.delivery_job(bigint, bigint, timestamptz), {{.schema}}.delivery_job_key(bigint, bigint);
