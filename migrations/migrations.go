@@ -23,7 +23,7 @@ import (
 const DefaultSchema = "riverhook"
 
 // Latest is the newest migration that this program knows.
-const Latest = 14
+const Latest = 15
 
 // lockTimeout is how long a migration waits for a table lock before it gives up and tries again: whoever queues behind
 // a waiting ACCESS EXCLUSIVE lock waits as long. The files under sql/ name the same value, but for those that build an

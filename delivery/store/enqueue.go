@@ -42,7 +42,7 @@ const enqueueSQL = `
 INSERT INTO {schema}.deliveries
        (endpoint_url, payload, delivery_uuid, organization_id, workflow_run_id, webhook_node_id, webhook_name, http_method,
         custom_headers, credential_uuid, max_attempts, scheduled_for)
-VALUES ($1, $2::text::json, coalesce($3::uuid, gen_random_uuid()), coalesce($4, 'default'), $5, $6, $7, coalesce($8, 'POST'),
+VALUES ($1, $2::text::json, $3::uuid, coalesce($4, 'default'), $5, $6, $7, coalesce($8, 'POST'),
         $9::text::jsonb, $10::uuid, $11, coalesce($12::timestamptz, now()))
     ON CONFLICT (organization_id, workflow_run_id, webhook_node_id) DO NOTHING
 RETURNING id, delivery_uuid::text`
@@ -52,7 +52,7 @@ const enqueueTracedSQL = `
 INSERT INTO {schema}.deliveries
        (endpoint_url, payload, delivery_uuid, organization_id, workflow_run_id, webhook_node_id, webhook_name, http_method,
         custom_headers, credential_uuid, max_attempts, scheduled_for, traceparent)
-VALUES ($1, $2::text::json, coalesce($3::uuid, gen_random_uuid()), coalesce($4, 'default'), $5, $6, $7, coalesce($8, 'POST'),
+VALUES ($1, $2::text::json, $3::uuid, coalesce($4, 'default'), $5, $6, $7, coalesce($8, 'POST'),
         $9::text::jsonb, $10::uuid, $11, coalesce($12::timestamptz, now()), $13)
     ON CONFLICT (organization_id, workflow_run_id, webhook_node_id) DO NOTHING
 RETURNING id, delivery_uuid::text`

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -167,6 +168,36 @@ func TestExplicitNulls(t *testing.T) {
 	assert.Equal(t, 2, pgtest.Scalar[int](t, db, `SELECT count(*)::int FROM riverhook.deliveries WHERE organization_id = 'default' AND http_method = 'POST'
 		AND payload::text = '{}' AND scheduled_for <= now() AND delivery_uuid IS NOT NULL AND status = 'pending'`))
 	assert.Equal(t, 2, pgtest.Scalar[int](t, db, matchedSQL))
+}
+
+// Without one of the application's, a delivery has a UUID of version 7, whatever way it comes in.
+func TestUUIDsInOrder(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	conn := asApplication(t, db)
+	before := time.Now()
+	for _, insert := range []string{
+		`INSERT INTO riverhook.deliveries (endpoint_url) VALUES ('http://a/'), ('http://a/')`,
+		`INSERT INTO riverhook.deliveries (endpoint_url, delivery_uuid) VALUES ('http://a/', NULL), ('http://a/', DEFAULT)`,
+	} {
+		_, err := conn.Exec(t.Context(), insert)
+		require.NoError(t, err)
+	}
+	tx, err := db.Pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = store.EnqueueTx(t.Context(), tx, store.NewDelivery{EndpointURL: "http://a/"})
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	uuids := pgtest.Column[string](t, db, `SELECT delivery_uuid::text FROM riverhook.deliveries ORDER BY id`)
+	require.Len(t, uuids, 5)
+	for _, uuid := range uuids {
+		assert.Regexp(t, `^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`, uuid)
+		ms, err := strconv.ParseInt(uuid[:8]+uuid[9:13], 16, 64)
+		require.NoError(t, err)
+		assert.WithinRange(t, time.UnixMilli(ms), before.Add(-time.Minute), time.Now().Add(time.Minute))
+	}
+	assert.Equal(t, "0189f7fa-6c00-4000-8000-000000000000", pgtest.Scalar[string](t, db, `INSERT INTO riverhook.deliveries (endpoint_url, delivery_uuid)
+		VALUES ('http://a/', '0189f7fa-6c00-4000-8000-000000000000') RETURNING delivery_uuid::text`))
 }
 
 func TestOrigin(t *testing.T) {
