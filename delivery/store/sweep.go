@@ -42,17 +42,18 @@ const heldFor = 24 * time.Hour
 // swept every few seconds, and must not be rewritten for it.
 const sweepPageSQL = `
 WITH page AS MATERIALIZED (
-    SELECT d.id, d.scheduled_for, d.claim, d.claimed_by, d.leased_until, d.held_since, d.endpoint_origin
+    SELECT d.id, d.scheduled_for, d.claim, d.claimed_by, d.leased_until, d.held_since,
+           -- One without an origin, whose URL was edited, is nobody's to pull.
+           d.held_since > now() - make_interval(secs => $4) AND d.endpoint_origin IS NOT NULL AS held
       FROM {schema}.deliveries d
      WHERE d.status = 'pending' AND d.scheduled_for <= now() AND (d.scheduled_for, d.id) > ($1::timestamptz, $2::bigint)
      ORDER BY d.scheduled_for, d.id
      LIMIT $3
 ), judged AS MATERIALIZED (
-    SELECT p.id, p.claim, p.scheduled_for, j.id AS job,
+    SELECT p.id, p.claim, p.scheduled_for, k.key, j.id AS job,
            CASE WHEN p.claimed_by IS NOT NULL AND p.leased_until < now() THEN 'expired'
                 WHEN p.claimed_by IS NOT NULL THEN 'leased'
-                -- One without an origin, whose URL was edited, is nobody's to pull.
-                WHEN p.held_since > now() - make_interval(secs => $4) AND p.endpoint_origin IS NOT NULL THEN 'held'
+                WHEN p.held THEN 'held'
                 WHEN j.live THEN 'live'
                 WHEN j.state <> 'running' THEN 'unpromoted'
                 -- Nothing is left of its job, and nothing on the row is to be changed for the next.
@@ -60,6 +61,9 @@ WITH page AS MATERIALIZED (
                 -- What a killed node left behind, which would stand in the way of a job of the same generation.
                 ELSE 'lost' END AS verdict
       FROM page p
+      -- Computed once a row, and only where there is a job to look for: 100,000 rows may be held.
+     CROSS JOIN LATERAL (SELECT CASE WHEN p.claimed_by IS NULL AND p.held IS NOT TRUE
+                                     THEN {schema}.delivery_job_key(p.id, p.claim) END AS key OFFSET 0) k
       -- LIMIT makes this a probe of River's unique index per row: an EXISTS was planned as a hash of the job table on
       -- every page.
       LEFT JOIN LATERAL (
@@ -71,9 +75,9 @@ WITH page AS MATERIALIZED (
                    -- fetched, and about to be claimed
                 OR j.state = 'running' AND j.attempted_at > now() - interval '30 seconds' AS live
              FROM {schema}.river_job j
-            WHERE j.unique_key = {schema}.delivery_job_key(p.id, p.claim)
+            WHERE j.unique_key = k.key
               AND j.unique_key IS NOT NULL AND j.unique_states IS NOT NULL AND {schema}.river_job_state_in_bitmask(j.unique_states, j.state)
-            LIMIT 1) j ON p.claimed_by IS NULL
+            LIMIT 1) j ON true
 ), promoted AS (
     -- A job that is there and only was not promoted in time (many came due at once, or the leader is gone) is promoted
     -- here: a second one beside it would multiply the backlog.
@@ -100,11 +104,11 @@ WITH page AS MATERIALIZED (
     RETURNING d.id, d.claim, d.scheduled_for
 ), jobs AS (
     INSERT INTO {schema}.river_job (kind, args, queue, max_attempts, state, scheduled_at, unique_key, unique_states)
-    SELECT j.kind, j.args, j.queue, j.max_attempts, j.state::{schema}.river_job_state, j.scheduled_at, j.unique_key, j.unique_states
-      FROM (SELECT r.id, r.claim, r.scheduled_for FROM requeued r
+    SELECT j.kind, j.args, j.queue, j.max_attempts, j.state::{schema}.river_job_state, j.scheduled_at, coalesce(r.key, j.unique_key), j.unique_states
+      FROM (SELECT r.id, r.claim, r.scheduled_for, NULL AS key FROM requeued r
              UNION ALL
             -- Not locked: whoever changes such a row meanwhile leaves a job of this generation with nothing to claim.
-            SELECT g.id, g.claim, g.scheduled_for FROM judged g WHERE g.verdict = 'jobless') r,
+            SELECT g.id, g.claim, g.scheduled_for, g.key FROM judged g WHERE g.verdict = 'jobless') r,
            {schema}.delivery_job(r.id, r.claim, r.scheduled_for) j
         ON CONFLICT (unique_key)
      WHERE unique_key IS NOT NULL AND unique_states IS NOT NULL AND {schema}.river_job_state_in_bitmask(unique_states, state)
