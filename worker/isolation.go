@@ -58,30 +58,31 @@ func (w *Worker) admit(ctx context.Context, d *delivery.Delivery) store.HoldReas
 	return hold
 }
 
-// hold gives a claim back until the delivery is pulled.
+// hold gives a claim back until the delivery is pulled. Its job ends with it.
 func (w *Worker) hold(r store.Release) {
-	if !w.holds.do(r) {
+	switch w.holds.do(r) {
+	case store.Released:
+		if w.jobEnded != nil {
+			w.jobEnded(r.Job)
+		}
+	case store.ReleaseBusy:
 		w.release(r)
 	}
 }
 
-// flushHolds says of each whether it was held.
-func (w *Worker) flushHolds(releases []store.Release) []bool {
+// flushHolds says of each what became of it.
+func (w *Worker) flushHolds(releases []store.Release) []store.ReleaseVerdict {
 	w.hooks.Batch(StepHold, len(releases))
-	held := make([]bool, len(releases))
 	ctx, cancel := context.WithTimeout(w.life, statementTimeout)
 	defer cancel()
 	end := w.progress.Begin("holds", statementTimeout)
-	busy, err := w.store.Release(ctx, releases)
+	verdicts, err := w.store.Release(ctx, releases)
 	end()
 	if err != nil {
 		w.log.WarnContext(ctx, "holding back failed: trying again", "deliveries", len(releases), "error", err)
-		return held
+		return slices.Repeat([]store.ReleaseVerdict{store.ReleaseBusy}, len(releases))
 	}
-	for i := range releases {
-		held[i] = !slices.Contains(busy, releases[i])
-	}
-	return held
+	return verdicts
 }
 
 // LoadPauses reads what is paused, so that nothing of it is sent.

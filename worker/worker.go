@@ -41,7 +41,8 @@ type Config struct {
 	// Presence is the proof that this node lives, without which no attempt begins. Nil: only leases say so.
 	Presence *Presence
 
-	// JobEnded is told, before Work returns, which jobs were deleted in the record of their attempt. It may be nil.
+	// JobEnded is told, before Work returns, which jobs were deleted in the record of their attempt, or when their delivery was
+	// held back. It may be nil.
 	JobEnded func(id int64)
 
 	// SendWithoutCredential sends a delivery whose credential is missing without it, instead of failing the attempt.
@@ -75,7 +76,7 @@ type Worker struct {
 
 	claims   group[delivery.JobArgs, claim]
 	records  group[store.Attempt, record]
-	holds    group[store.Release, bool]
+	holds    group[store.Release, store.ReleaseVerdict]
 	limiter  *limiter
 	working  atomic.Int64 // jobs that have a place
 	clearing atomic.Pointer[Clearing]
@@ -138,7 +139,7 @@ func New(c Config) *Worker {
 	}
 	w.claims = group[delivery.JobArgs, claim]{flush: w.flushClaims, size: claimSize, lanes: claimLanes}
 	w.records = group[store.Attempt, record]{flush: w.flushRecords, size: recordSize, lanes: recordLanes, pace: newPace(recordPace, paceMany, c.Concurrency/paceShare)}
-	w.holds = group[store.Release, bool]{flush: w.flushHolds, size: holdSize, lanes: holdLanes, pace: newPace(holdPace, paceMany, c.Concurrency/paceShare)}
+	w.holds = group[store.Release, store.ReleaseVerdict]{flush: w.flushHolds, size: holdSize, lanes: holdLanes, pace: newPace(holdPace, paceMany, c.Concurrency/paceShare)}
 	w.limiter = newLimiter(c.Concurrency, c.EndpointConcurrency)
 	w.life, w.stop = context.WithCancel(context.Background())
 	return w
@@ -470,17 +471,27 @@ func (w *Worker) releaseNow(releases []store.Release) {
 	for delay := minDelay; len(releases) > 0; delay = min(2*delay, maxDelay) {
 		end := w.progress.Begin("releases", statementTimeout)
 		try, cancel := context.WithTimeout(ctx, statementTimeout)
-		busy, err := w.store.Release(try, releases)
+		verdicts, err := w.store.Release(try, releases)
 		cancel()
 		end()
 		if err == nil {
-			releases = busy
+			releases = stillBusy(releases, verdicts)
 		}
 		if len(releases) > 0 && !sleep(ctx, delay) {
 			w.leftBehind.Store(true)
 			return
 		}
 	}
+}
+
+// stillBusy are the releases to try again.
+func stillBusy(releases []store.Release, verdicts []store.ReleaseVerdict) (busy []store.Release) {
+	for i, verdict := range verdicts {
+		if verdict == store.ReleaseBusy {
+			busy = append(busy, releases[i])
+		}
+	}
+	return busy
 }
 
 // Delays between two tries of a record or release.

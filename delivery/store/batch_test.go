@@ -250,13 +250,13 @@ func TestRelease(t *testing.T) {
 		releases[i] = store.Release{Fence: fence}
 	}
 	releases[3].Hold = store.HeldNoAnswer
-	busy, err := st.Release(ctx, releases)
+	verdicts, err := st.Release(ctx, releases)
 	require.NoError(t, err)
-	assert.Equal(t, releases[3:], busy)
+	assert.Equal(t, []store.ReleaseVerdict{store.Released, store.ReleaseLost, store.Released, store.ReleaseBusy}, verdicts)
 	require.NoError(t, tx.Rollback(ctx))
-	busy, err = st.Release(ctx, busy)
+	verdicts, err = st.Release(ctx, releases)
 	require.NoError(t, err)
-	assert.Empty(t, busy)
+	assert.Equal(t, []store.ReleaseVerdict{store.ReleaseLost, store.ReleaseLost, store.ReleaseLost, store.Released}, verdicts)
 
 	assert.Equal(t, []string{"pending 2 - - job", "pending 1 me - -", "canceled 2 - - -", "pending 2 - no_answer -"}, pgtest.Column[string](t, db, `
 		SELECT concat_ws(' ', status, d.claim, coalesce(claimed_by, '-'), CASE WHEN held_since IS NULL THEN '-' ELSE held_reason END, CASE WHEN j.id IS NULL THEN '-' ELSE 'job' END)

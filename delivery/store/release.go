@@ -64,9 +64,20 @@ type Release struct {
 	Hold  HoldReason
 }
 
-// Release gives claims back. It returns those whose row somebody holds the lock of: try them again. Claims that are no
-// longer theirs are left alone.
-func (s *Store) Release(ctx context.Context, releases []Release) (busy []Release, err error) {
+// ReleaseVerdict says what became of one claim of a release.
+type ReleaseVerdict int
+
+const (
+	// ReleaseLost says that the claim was not theirs any more. Nothing was changed.
+	ReleaseLost ReleaseVerdict = iota
+	// ReleaseBusy says that the row is still this claim's, but somebody holds its lock. Try again.
+	ReleaseBusy
+	// Released says that the claim was given back, and that its Job, if it was running, is gone.
+	Released
+)
+
+// Release gives claims back, and says for each, in their order, what became of it.
+func (s *Store) Release(ctx context.Context, releases []Release) (verdicts []ReleaseVerdict, err error) {
 	n := len(releases)
 	ids, generations, nodes, delays, holds, jobs := make([]int64, n), make([]int64, n), make([]string, n), make([]float64, n), make([]*string, n), make([]int64, n)
 	for i, r := range releases {
@@ -74,24 +85,35 @@ func (s *Store) Release(ctx context.Context, releases []Release) (busy []Release
 		delays[i], holds[i], jobs[i] = seconds(r.Delay), null(string(r.Hold)), r.Job
 	}
 	err = s.inBatch(ctx, func(db Querier) error {
-		busy = nil
-		tag, err := db.Exec(ctx, s.sql(releaseSQL), ids, generations, nodes, delays, holds, jobs)
-		if err != nil || int(tag.RowsAffected()) == n {
-			return err
-		}
-		rows, err := db.Query(ctx, s.sql(heldSQL), ids, generations, nodes)
+		verdicts = make([]ReleaseVerdict, n)
+		rows, err := db.Query(ctx, s.sql(releaseSQL), ids, generations, nodes, delays, holds, jobs)
 		if err != nil {
 			return err
 		}
-		var i int
-		_, err = pgx.ForEachRow(rows, []any{&i}, func() error {
-			busy = append(busy, releases[i-1])
-			return nil
-		})
+		missing, err := judge(rows, verdicts, Released)
+		if err != nil || missing == 0 {
+			return err
+		}
+		if rows, err = db.Query(ctx, s.sql(heldSQL), ids, generations, nodes); err != nil {
+			return err
+		}
+		_, err = judge(rows, verdicts, ReleaseBusy)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store: release: %w", err)
 	}
-	return busy, nil
+	return verdicts, nil
+}
+
+// judge gives the members that the rows name a verdict, and says how many others there are.
+func judge(rows pgx.Rows, verdicts []ReleaseVerdict, verdict ReleaseVerdict) (others int, err error) {
+	var n int
+	others = len(verdicts)
+	_, err = pgx.ForEachRow(rows, []any{&n}, func() error {
+		verdicts[n-1] = verdict
+		others--
+		return nil
+	})
+	return others, err
 }

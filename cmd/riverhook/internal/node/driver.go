@@ -11,9 +11,9 @@ import (
 	"github.com/riverhook/riverhook/delivery"
 )
 
-// driver is River's, but for two statements. The record of an attempt deletes its job, so that there is nothing left for River
-// to complete: its statement would find nothing, and took a tenth of all the time that Postgres spends on a delivery. And
-// deliveries are fetched from the front of their queue on.
+// driver is River's, but for two statements. The record of an attempt deletes its job, as holding back does, so that there is
+// nothing left for River to complete: its statement would find nothing, and took a tenth of all the time that Postgres spends
+// on a delivery. And deliveries are fetched from the front of their queue on.
 type driver struct {
 	*riverpgxv5.Driver
 	ended *endedJobs
