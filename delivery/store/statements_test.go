@@ -157,6 +157,8 @@ func TestHotPlans(t *testing.T) {
 			if name == "sweepPageSQL" {
 				assert.Contains(t, plan, "deliveries_due_idx", plan)
 				assert.Contains(t, plan, "river_job_unique_idx", plan)
+				assert.Regexp(t, `Index Cond: \(unique_key = .*held IS NOT TRUE`, plan, "what is held has no job to look for")
+				assert.Equal(t, 1, strings.Count(plan, "river_job_unique_idx on "), plan)
 			}
 			switch name {
 			case "retentionDoneSQL":
